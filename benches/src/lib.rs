@@ -1,0 +1,1 @@
+//! Benchmarks and the model generators that they need.

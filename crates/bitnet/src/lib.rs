@@ -1,0 +1,1 @@
+//! Run and embed 1.58-bit (ternary) language models.

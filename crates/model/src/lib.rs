@@ -1,0 +1,1 @@
+//! BitNet models as Burn modules: BitLinear, attention, transformer, KV cache, loading.

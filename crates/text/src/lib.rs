@@ -1,0 +1,1 @@
+//! Words and token ids: tokenizers, chat templates, streaming detokenizer, stop strings.

@@ -1,0 +1,1 @@
+//! Ternary operations on every Burn backend.
