@@ -1,0 +1,92 @@
+//! TQ1_0 of llama.cpp (GGUF tensor type 34): five trits a byte, an f16 scale every 256.
+//!
+//! A block is 54 bytes. Most bytes hold five trits as base-3 digits `d0..d4`, the most significant first, as the
+//! fraction `ceil(256 * (81 d0 + 27 d1 + 9 d2 + 3 d3 + d4) / 243)`; the last four hold only four (`d4` = 0). Trits of
+//! one byte lie far apart:
+//!
+//! ```text
+//!             digit    d0        d1        d2        d3        d4
+//!   byte  0..32        0..32     32..64    64..96    96..128   128..160     element
+//!   byte 32..48      160..176   176..192  192..208  208..224   224..240
+//!   byte 48..52      240..244   244..248  248..252  252..256      -
+//!   byte 52..54      f16 d
+//! ```
+//!
+//! The columns have to be a multiple of 256. A block of zeros has `d` = 0. Only 243 of the 256 byte values (81 in the
+//! last four bytes) are the code of any trits; the others are refused.
+//!
+//! Worked example, `0.5 * t(0..256)`: `4a 99 61 6b c3 de cb 23 41 4a 99 61 6b c3 de cb ... db 33 20 3d 00 38`. Elements 0,
+//! 32, 64, 96 and 128 are -1 +1 0 +1 0: v = 81*0 + 27*2 + 9*1 + 3*2 + 1 = 70, and ceil(256 * 70 / 243) = 74 = 0x4a.
+
+use super::Packing;
+use super::base3::{self, Digits};
+use super::block_scale::{self, BlockScales, f16_bytes, read_f16};
+use crate::crumbs;
+use crate::{CODES_PER_WORD, Scale, TernaryError, TernaryMatrix};
+
+/// Elements a block.
+pub(super) const BLOCK: usize = 256;
+/// Bytes a block.
+pub(super) const BLOCK_BYTES: usize = 54;
+
+/// Where the bytes of four digits begin, and where they end.
+const FOUR_DIGITS: usize = 48;
+const SCALE: usize = 52;
+
+pub(super) fn decode(packing: Packing, bytes: &[u8]) -> Result<(Vec<u32>, Scale), TernaryError> {
+    let blocks = bytes.len() / BLOCK_BYTES;
+    let mut words = Vec::with_capacity(blocks * BLOCK / CODES_PER_WORD);
+    let mut scales = BlockScales::new(packing, blocks);
+    for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+        let offset = index * BLOCK_BYTES;
+        let mut digits = [0; SCALE];
+        for (i, (digits, byte)) in digits.iter_mut().zip(block).enumerate() {
+            let valid = base3::decode(*byte).filter(|digits| i < FOUR_DIGITS || digits >> 8 == 0);
+            let refused = TernaryError::PackedByte { packing, offset: offset + i, value: *byte };
+            *digits = valid.ok_or(refused)?;
+        }
+        let codes = block_words(&digits);
+        scales.push(read_f16(&block[SCALE..]), offset + SCALE, &codes)?;
+        words.extend_from_slice(&codes);
+    }
+    Ok((words, scales.finish(|values| Scale::Group { size: BLOCK, values })))
+}
+
+/// The 16 canonical words of a block.
+fn block_words(digits: &[Digits; SCALE]) -> [u32; 16] {
+    // The first four digits of a byte are four crumbs, so that the planes of 16 bytes are words; the fifth is one more.
+    let planes = |from: usize| -> [u32; 5] {
+        let low: [u8; 16] = std::array::from_fn(|i| digits[from + i] as u8);
+        let fifth: [u8; 16] = std::array::from_fn(|i| (digits[from + i] >> 8) as u8);
+        let [a, b, c, d] = crumbs::planes(&low);
+        [a, b, c, d, crumbs::planes(&fifth)[0]]
+    };
+    let (first, second, third) = (planes(0), planes(16), planes(32));
+    let mut words = [0; 16];
+    for n in 0..5 {
+        words[2 * n] = first[n];
+        words[2 * n + 1] = second[n];
+        words[10 + n] = third[n];
+    }
+    words[15] = crumbs::transpose(u32::from_le_bytes(std::array::from_fn(|i| digits[FOUR_DIGITS + i] as u8)));
+    words
+}
+
+pub(super) fn encode(packing: Packing, matrix: &TernaryMatrix, bytes: &mut Vec<u8>) -> Result<(), TernaryError> {
+    for (words, scale) in block_scale::blocks(packing, matrix, BLOCK, "it stores one scale every 256 columns")? {
+        for planes in [
+            [words[0], words[2], words[4], words[6], words[8]],
+            [words[1], words[3], words[5], words[7], words[9]],
+            [words[10], words[11], words[12], words[13], words[14]],
+        ] {
+            let low = crumbs::join([planes[0], planes[1], planes[2], planes[3]]);
+            let fifth = crumbs::join([planes[4], 0, 0, 0]);
+            let digits = low.iter().zip(fifth).map(|(low, fifth)| Digits::from(*low) | Digits::from(fifth) << 8);
+            bytes.extend(digits.map(base3::encode));
+        }
+        let last = crumbs::transpose(words[15]).to_le_bytes();
+        bytes.extend(last.map(|digits| base3::encode(digits.into())));
+        bytes.extend_from_slice(&f16_bytes(packing, scale)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! From floats to trits (weights) and to int8 (activations).
+//!
+//! Both quantizers round half to even and have a floor of 1e-5 under their statistic, as the layers these models were
+//! trained with do.
+
+use crate::matrix::{check_shape, word_of};
+use crate::{CODES_PER_WORD, Granularity, Scale, TernaryError, TernaryMatrix, words_per_row};
+
+/// The least value the absmean and the absmax are taken to have.
+pub const FLOOR: f32 = 1e-5;
+
+/// The group sizes [`already_ternary`] tries, coarsest first.
+const GROUP_SIZES: [usize; 3] = [128, 64, 32];
+
+/// The least number of equal magnitudes that [`already_ternary`] believes.
+const CONVINCING: usize = 8;
+
+/// Quantizes row-major weights `[rows, cols]` by their mean magnitude.
+///
+/// For each scale's share of the weights, with the mean accumulated in f64 and the rest in f32:
+///
+/// ```text
+/// m = max(mean(|w|), 1e-5)    t = clamp(round_half_even(w * (1 / m)), -1, +1)    scale = m
+/// ```
+///
+/// A row's last group may be shorter than the others; its mean is over what it has.
+///
+/// # Errors
+/// If the shape is empty or too large, `w` has another length, the group size is zero, or a weight is NaN or infinite
+/// (the error names which).
+pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) -> Result<TernaryMatrix, TernaryError> {
+    check_shape(rows, cols)?;
+    let (expected, found) = (rows * cols, w.len());
+    if found != expected {
+        return Err(TernaryError::Length { what: "weights", rows, cols, expected, found });
+    }
+    if let Some(index) = w.iter().position(|x| !x.is_finite()) {
+        return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value: w[index] });
+    }
+    let scale = match granularity {
+        Granularity::Tensor => Scale::Tensor(mean_magnitude(w)),
+        Granularity::Row => Scale::Row(w.chunks_exact(cols).map(mean_magnitude).collect()),
+        Granularity::Group(0) => return Err(TernaryError::EmptyGroup),
+        Granularity::Group(size) => {
+            let values = w.chunks_exact(cols).flat_map(|row| row.chunks(size)).map(mean_magnitude).collect();
+            Scale::Group { size, values }
+        }
+    };
+    let mut words = Vec::with_capacity(rows * words_per_row(cols));
+    let mut trits = vec![0u8; cols];
+    for (row, weights) in w.chunks_exact(cols).enumerate() {
+        let group = match granularity {
+            Granularity::Group(size) => size,
+            _ => cols,
+        };
+        for (start, weights) in (0..cols).step_by(group).zip(weights.chunks(group)) {
+            let inverse = 1.0 / scale.at(row, start, cols);
+            for (code, w) in trits[start..].iter_mut().zip(weights) {
+                *code = ((w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
+            }
+        }
+        words.extend(trits.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
+    }
+    TernaryMatrix::from_words(rows, cols, words, scale)
+}
+
+/// `max(mean(|w|), FLOOR)` of a non-empty slice of finite numbers.
+fn mean_magnitude(w: &[f32]) -> f32 {
+    // Independent partial sums let the additions overlap; in f64 the order is of no consequence to the f32 result.
+    let (chunks, rest) = w.as_chunks::<8>();
+    let mut sums = [0f64; 8];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(x.abs());
+        }
+    }
+    let sum: f64 = sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+    ((sum / w.len() as f64) as f32).max(FLOOR)
+}
+
+/// Recognizes floats that are `scale * trit` already, and keeps that scale to the bit.
+///
+/// Running [`absmean`] on such weights keeps the trits but multiplies the scale by the share of non-zeros, which ruins
+/// the model. Here the magnitudes are compared instead: if all the non-zero ones are equal, over the matrix, over each
+/// row, or over each group of 128, 64 or 32 columns (the first that holds is taken), that magnitude is the scale. A row or
+/// group of zeros has the scale zero.
+///
+/// A handful of floats can look ternary by chance (any matrix of one column does, row by row), so the answer is `None`
+/// unless at least eight magnitudes equal one before them under the same scale, and at least half of all the
+/// non-zero ones do. It is also `None` for a matrix of zeros: nothing tells its scale, and `absmean` gives the same weights.
+/// And it is `None` if the shape is empty, too large or not that of `w`, or if a value is NaN or infinite.
+pub fn already_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMatrix> {
+    check_shape(rows, cols).ok()?;
+    if w.len() != rows * cols {
+        return None;
+    }
+    let scale = common_magnitudes(std::iter::once(w))
+        .map(|values| Scale::Tensor(values[0]))
+        .or_else(|| common_magnitudes(w.chunks_exact(cols)).map(Scale::Row))
+        .or_else(|| {
+            GROUP_SIZES.into_iter().filter(|size| *size < cols).find_map(|size| {
+                common_magnitudes(w.chunks_exact(cols).flat_map(|row| row.chunks(size)))
+                    .map(|values| Scale::Group { size, values })
+            })
+        })?;
+    let code = |x: &f32| match x {
+        x if *x > 0.0 => 2,
+        x if *x < 0.0 => 0,
+        _ => 1,
+    };
+    let words = w
+        .chunks_exact(cols)
+        .flat_map(|row| row.chunks(CODES_PER_WORD))
+        .map(|chunk| word_of(chunk.iter().map(code)))
+        .collect();
+    TernaryMatrix::from_words(rows, cols, words, scale).ok()
+}
+
+/// The one non-zero magnitude of each part, if there is only one in each and the coincidence is convincing.
+fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f32>> {
+    let (mut values, mut repeats, mut firsts) = (Vec::new(), 0, 0);
+    for part in parts {
+        let mut magnitude = 0.0;
+        for x in part.iter().map(|x| x.abs()).filter(|x| *x != 0.0) {
+            if magnitude == 0.0 && x.is_finite() {
+                magnitude = x;
+                firsts += 1;
+            } else if x == magnitude {
+                repeats += 1;
+            } else {
+                return None;
+            }
+        }
+        values.push(magnitude);
+    }
+    (repeats >= CONVINCING && repeats >= firsts).then_some(values)
+}
+
+/// Quantizes one token's activations to int8 by their largest magnitude, and returns the multiplier that was used.
+///
+/// ```text
+/// a = max(max(|x|), 1e-5)    sx = 127 / a    codes = clamp(round_half_even(x * sx), -128, 127)
+/// ```
+///
+/// all in f32. An activation is about `code / sx`. If any activation is NaN or infinite, every code is 0 and the
+/// multiplier is NaN, so that whatever is computed from them is NaN rather than a plausible number.
+///
+/// # Panics
+/// If `x` and `codes` differ in length.
+pub fn absmax_int8(x: &[f32], codes: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), codes.len(), "one code for each activation");
+    if x.iter().any(|x| !x.is_finite()) {
+        codes.fill(0);
+        return f32::NAN;
+    }
+    let scale = 127.0 / x.iter().fold(FLOOR, |a, x| a.max(x.abs()));
+    for (code, x) in codes.iter_mut().zip(x) {
+        // A cast from float saturates, which is the clamp.
+        *code = (x * scale).round_ties_even() as i8;
+    }
+    scale
+}
