@@ -1,8 +1,8 @@
 //! Ternary matrices: codes, scales, quantizers, on-disk packings and the exact integer matmul.
 //!
 //! A BitNet b1.58 weight matrix is `scale * trit` with every trit in {-1, 0, +1}. This crate says what such a matrix
-//! is ([`TernaryMatrix`]), how one is made from floats ([`quantize`]), how other programs store one ([`Packing`]) and
-//! what multiplying by one must give, to the bit ([`reference`]). It knows nothing of tensors libraries, files or devices.
+//! is ([`TernaryMatrix`]), how one is made from floats ([`quantize`]), how other programs store one ([`packing`]) and what
+//! multiplying by one must give, to the bit ([`mod@reference`]). It knows nothing of tensor libraries, files or devices.
 //!
 //! ```
 //! use bitnet_ternary::{Granularity, Packing, quantize, reference};

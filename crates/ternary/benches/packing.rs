@@ -1,0 +1,60 @@
+//! How fast each packing is decoded and encoded on one thread, in GB of packed bytes a second.
+//!
+//! Run with `cargo bench -p bitnet-ternary`. The matrix has the shape of the largest linear of the 2B-4T model.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+
+const ROWS: usize = 2560;
+const COLS: usize = 6912;
+const REPEATS: usize = 15;
+
+fn main() {
+    // `cargo test` builds and runs this too; there it only has to work.
+    let repeats = if std::env::args().any(|arg| arg == "--bench") { REPEATS } else { 1 };
+    let matrix = TernaryMatrix::from_trits(ROWS, COLS, &random_trits(ROWS * COLS), Scale::Tensor(0.5)).unwrap();
+    let packings = [
+        Packing::HfPacked,
+        Packing::I2S,
+        Packing::I2SArm64,
+        Packing::I2SFourRows,
+        Packing::Tq1_0,
+        Packing::Tq2_0,
+        Packing::Iq2Bn,
+        Packing::Iq2BnR4,
+        Packing::Iq1Bn,
+        Packing::Q2_0 { group: 64 },
+        Packing::Q2_0 { group: 128 },
+    ];
+    println!("{ROWS} x {COLS}, one thread, best of {repeats}");
+    println!("{:<26}{:>10}{:>14}{:>14}", "packing", "bytes", "decode GB/s", "encode GB/s");
+    for packing in packings {
+        let bytes = packing.encode(&matrix).unwrap();
+        let decode = best(repeats, || packing.decode(black_box(&bytes), ROWS, COLS).unwrap());
+        let encode = best(repeats, || packing.encode(black_box(&matrix)).unwrap());
+        let rate = |time: Duration| bytes.len() as f64 / time.as_secs_f64() / 1e9;
+        println!("{:<26}{:>10}{:>14.2}{:>14.2}", packing.to_string(), bytes.len(), rate(decode), rate(encode));
+    }
+}
+
+/// The shortest of several runs.
+fn best<T>(repeats: usize, run: impl Fn() -> T) -> Duration {
+    let time = |_| {
+        let start = Instant::now();
+        black_box(run());
+        start.elapsed()
+    };
+    (0..repeats).map(time).min().unwrap_or_default()
+}
+
+/// Trits from a multiplicative congruential generator: no pattern that a branch predictor could learn.
+fn random_trits(count: usize) -> Vec<i8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 33) % 3) as i8 - 1
+    };
+    (0..count).map(|_| next()).collect()
+}
