@@ -1,0 +1,166 @@
+//! Block-quantized float formats: the types embeddings and heads come in beside plain floats.
+//!
+//! A row of K values is cut into blocks of [`block_elems`](BlockFormat::block_elems); each block carries its own scale.
+//! The `d` of every format is an f16. Layouts as documented for GGUF files.
+
+use half::f16;
+
+/// One block-quantized float format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(non_camel_case_types)] // the field's own names
+pub enum BlockFormat {
+    /// 32 values in 34 bytes: `d`, 32 × i8. `y = d·q`.
+    Q8_0,
+    /// 256 values in 210 bytes: low nibbles, high bit pairs, 16 i8 sub-scales, `d`. `y = d·sc·(q − 32)`.
+    Q6_K,
+    /// 32 values in 18 bytes: `d`, 32 nibbles. `y = d·(q − 8)`.
+    Q4_0,
+    /// 256 values in 144 bytes: `d`, `dmin`, eight 6-bit (scale, min) pairs, 256 nibbles. `y = d·sc·q − dmin·m`.
+    Q4_K,
+    /// 32 values in 18 bytes: `d`, 32 nibbles that index a fixed table. `y = d·table[q]`.
+    IQ4_NL,
+}
+
+/// The bytes and the values of a row do not belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a {format:?} row of {values} values cannot have {bytes} bytes ({elems} values in {size} bytes a block)",
+    elems = format.block_elems(),
+    size = format.block_bytes()
+)]
+pub struct RowLengthError {
+    /// The format asked for.
+    pub format: BlockFormat,
+    /// Bytes given.
+    pub bytes: usize,
+    /// Room for values given.
+    pub values: usize,
+}
+
+const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl BlockFormat {
+    /// Values in one block.
+    pub const fn block_elems(self) -> usize {
+        match self {
+            Self::Q8_0 | Self::Q4_0 | Self::IQ4_NL => 32,
+            Self::Q6_K | Self::Q4_K => 256,
+        }
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Q8_0 => 34,
+            Self::Q6_K => 210,
+            Self::Q4_0 | Self::IQ4_NL => 18,
+            Self::Q4_K => 144,
+        }
+    }
+
+    /// Bytes of a row of `cols` values, or `None` when `cols` is not a whole number of blocks or the size overflows.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        if !cols.is_multiple_of(self.block_elems()) {
+            return None;
+        }
+        (cols / self.block_elems()).checked_mul(self.block_bytes())
+    }
+
+    /// Decodes one row (or any whole number of blocks) into `out`.
+    ///
+    /// # Errors
+    ///
+    /// When `bytes` is not exactly what `out.len()` values take.
+    pub fn dequantize_row(self, bytes: &[u8], out: &mut [f32]) -> Result<(), RowLengthError> {
+        if self.row_bytes(out.len()) != Some(bytes.len()) {
+            return Err(RowLengthError { format: self, bytes: bytes.len(), values: out.len() });
+        }
+        let block = match self {
+            Self::Q8_0 => q8_0,
+            Self::Q6_K => q6_k,
+            Self::Q4_0 => q4_0,
+            Self::Q4_K => q4_k,
+            Self::IQ4_NL => iq4_nl,
+        };
+        let values = out.chunks_exact_mut(self.block_elems());
+        for (bytes, values) in bytes.chunks_exact(self.block_bytes()).zip(values) {
+            block(bytes, values);
+        }
+        Ok(())
+    }
+}
+
+fn scale(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+fn q8_0(bytes: &[u8], out: &mut [f32]) {
+    let d = scale(bytes, 0);
+    for (y, q) in out.iter_mut().zip(&bytes[2..]) {
+        *y = d * f32::from(*q as i8);
+    }
+}
+
+fn q4_0(bytes: &[u8], out: &mut [f32]) {
+    let d = scale(bytes, 0);
+    let (low, high) = out.split_at_mut(16);
+    for ((q, y0), y1) in bytes[2..].iter().zip(low).zip(high) {
+        *y0 = d * (f32::from(q & 15) - 8.0);
+        *y1 = d * (f32::from(q >> 4) - 8.0);
+    }
+}
+
+fn iq4_nl(bytes: &[u8], out: &mut [f32]) {
+    let d = scale(bytes, 0);
+    let (low, high) = out.split_at_mut(16);
+    for ((q, y0), y1) in bytes[2..].iter().zip(low).zip(high) {
+        *y0 = d * f32::from(IQ4_NL_LEVELS[usize::from(q & 15)]);
+        *y1 = d * f32::from(IQ4_NL_LEVELS[usize::from(q >> 4)]);
+    }
+}
+
+/// Two halves of 128 values. In each, value `32·quarter + l` takes four bits from `ql`, two from `qh` (pair `quarter` of
+/// byte `l`) and the sub-scale of its run of 16.
+fn q6_k(bytes: &[u8], out: &mut [f32]) {
+    let (ql, rest) = bytes.split_at(128);
+    let (qh, rest) = rest.split_at(64);
+    let d = scale(rest, 16);
+    for (half, out) in out.chunks_exact_mut(128).enumerate() {
+        let (ql, qh, sc) = (&ql[64 * half..], &qh[32 * half..], &rest[8 * half..]);
+        for (quarter, out) in out.chunks_exact_mut(32).enumerate() {
+            for (l, y) in out.iter_mut().enumerate() {
+                let byte = ql[32 * (quarter % 2) + l];
+                let low = if quarter < 2 { byte & 15 } else { byte >> 4 };
+                let high = (qh[l] >> (2 * quarter)) & 3;
+                let q = f32::from(low | (high << 4)) - 32.0;
+                *y = d * f32::from(sc[2 * quarter + l / 16] as i8) * q;
+            }
+        }
+    }
+}
+
+/// Eight runs of 32 values; runs 2i and 2i+1 are the low and high nibbles of the same 32 bytes.
+fn q4_k(bytes: &[u8], out: &mut [f32]) {
+    let (d, dmin) = (scale(bytes, 0), scale(bytes, 2));
+    let (packed, nibbles) = bytes[4..].split_at(12);
+    for (run, out) in out.chunks_exact_mut(32).enumerate() {
+        let (sc, min) = q4_k_scale_min(packed, run);
+        let (gain, offset) = (d * f32::from(sc), dmin * f32::from(min));
+        let nibbles = &nibbles[32 * (run / 2)..];
+        for (y, byte) in out.iter_mut().zip(nibbles) {
+            let q = if run % 2 == 0 { byte & 15 } else { byte >> 4 };
+            *y = gain * f32::from(q) - offset;
+        }
+    }
+}
+
+/// The 6-bit scale and minimum of run 0..8. Runs 0..4 sit in the low six bits of bytes 0..4 (scales) and 4..8
+/// (minima); runs 4..8 have their low four bits in bytes 8..12 and their high two in the top bits of the former.
+fn q4_k_scale_min(packed: &[u8], run: usize) -> (u8, u8) {
+    if run < 4 {
+        (packed[run] & 63, packed[run + 4] & 63)
+    } else {
+        let i = run - 4;
+        ((packed[run + 4] & 15) | ((packed[i] >> 6) << 4), (packed[run + 4] >> 4) | ((packed[i + 4] >> 6) << 4))
+    }
+}

@@ -1,0 +1,121 @@
+//! Tensors as f32.
+
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::Checkpoint;
+use crate::tensor_info::stored_row;
+use crate::{FormatError, StorageType, TensorInfo};
+
+impl Checkpoint {
+    /// A whole tensor as f32, row-major in its shape, block formats and ternary packings dequantized, rows in Hugging Face
+    /// order.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, it holds integers, or its ternary codes are bad.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>, FormatError> {
+        let info = self.need(name)?;
+        self.check_float(info)?;
+        if let StorageType::Ternary(_) = info.dtype {
+            return Ok(self.decode_ternary(info)?.to_f32());
+        }
+        let (rows, _) = info.rows_cols();
+        let mut out = vec![0.0; info.elements()];
+        self.plain_rows(info, 0..rows, &mut out)?;
+        Ok(out)
+    }
+
+    /// Some rows of a tensor as f32, so that a large embedding need not be held whole: `out` is `[rows.len(), cols]`.
+    ///
+    /// A ternary tensor is decoded whole for each call.
+    ///
+    /// # Errors
+    ///
+    /// As [`floats`](Self::floats), and when `rows` or `out` do not fit the tensor.
+    pub fn float_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+        let info = self.need(name)?;
+        self.check_float(info)?;
+        let (all, cols) = info.rows_cols();
+        if rows.start > rows.end || rows.end > all || rows.len().checked_mul(cols) != Some(out.len()) {
+            let reason = format!("has shape {:?}: rows {rows:?} do not fill a buffer of {}", info.shape, out.len());
+            return Err(self.refuse(info, reason));
+        }
+        if let StorageType::Ternary(_) = info.dtype {
+            let floats = self.decode_ternary(info)?.to_f32();
+            out.copy_from_slice(&floats[rows.start * cols..rows.end * cols]);
+            return Ok(());
+        }
+        self.plain_rows(info, rows, out)
+    }
+
+    fn check_float(&self, info: &TensorInfo) -> Result<(), FormatError> {
+        if info.dtype.is_readable_as_float() {
+            return Ok(());
+        }
+        Err(self.refuse(info, format!("is stored as {}, where floats are needed", info.dtype)))
+    }
+
+    /// Rows of a plain or block type, which `out` is sized for.
+    fn plain_rows(&self, info: &TensorInfo, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+        let (all, cols) = info.rows_cols();
+        let bytes = self.stored_bytes(info);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let row_bytes = bytes.len() / all;
+        let decode = |bytes: &[u8], out: &mut [f32]| {
+            dequantize(info.dtype, bytes, out).map_err(|reason| self.refuse(info, reason))
+        };
+        let Some(heads) = info.interleaved_heads else {
+            return decode(&bytes[rows.start * row_bytes..rows.end * row_bytes], out);
+        };
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+            decode(&bytes[stored_row(row, all, heads) * row_bytes..][..row_bytes], out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes whole rows of a plain or block type.
+fn dequantize(dtype: StorageType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+    match dtype {
+        StorageType::F32 => {
+            for (y, x) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *y = f32::from_le_bytes(*x);
+            }
+        }
+        StorageType::F64 => {
+            for (y, x) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *y = f64::from_le_bytes(*x) as f32;
+            }
+        }
+        StorageType::F16 => halves(bytes, out, f16::from_le_bytes, |x, y| x.convert_to_f32_slice(y)),
+        StorageType::BF16 => halves(bytes, out, bf16::from_le_bytes, |x, y| x.convert_to_f32_slice(y)),
+        other => match other.block_format() {
+            Some(block) => block.dequantize_row(bytes, out).map_err(|e| e.to_string())?,
+            None => return Err(format!("is stored as {other}, where floats are needed")),
+        },
+    }
+    Ok(())
+}
+
+/// Converts through a small aligned buffer: file bytes may lie at odd addresses, and whole slices convert fastest.
+fn halves<T: Copy + Default>(
+    bytes: &[u8],
+    out: &mut [f32],
+    read: impl Fn([u8; 2]) -> T,
+    convert: impl Fn(&[T], &mut [f32]),
+) {
+    const CHUNK: usize = 256;
+    let mut buffer = [T::default(); CHUNK];
+    for (bytes, out) in bytes.chunks(2 * CHUNK).zip(out.chunks_mut(CHUNK)) {
+        let buffer = &mut buffer[..out.len()];
+        for (value, bytes) in buffer.iter_mut().zip(bytes.as_chunks().0) {
+            *value = read(*bytes);
+        }
+        convert(buffer, out);
+    }
+}

@@ -1,0 +1,146 @@
+//! Tensors as ternary matrices, from any storage.
+
+use bitnet_ternary::{Granularity, Packing, Scale, TernaryError, TernaryMatrix, quantize};
+
+use super::Checkpoint;
+use crate::tensor_info::stored_row;
+use crate::{FormatError, ScaleDirection, StorageType, TensorInfo};
+
+/// Above this no real `I2_S` scale lies: a tail that says so is something else.
+const LARGEST_I2S_SCALE: f32 = 1e4;
+
+impl Checkpoint {
+    /// The weights of a linear (`model.layers.0.self_attn.q_proj`) as trits with a scale that multiplies, `[rows, cols]` =
+    /// `[out_features, in_features]`, rows in Hugging Face order.
+    ///
+    /// - U8 is the packed Hugging Face layout; its `<linear>.weight_scale` multiplies or divides as
+    ///   [`ModelConfig::weight_scale`](crate::ModelConfig::weight_scale) says.
+    /// - A GGUF packing carries its scales.
+    /// - Floats that are ternary already keep their trits and scale; other floats are masters and are quantized by the
+    ///   mean of their magnitudes, one scale for the tensor.
+    /// - `<linear>.scale`, where there is one, multiplies all of these.
+    ///
+    /// # Errors
+    ///
+    /// When the weight or the `weight_scale` of a packed linear is missing, a dtype or shape is wrong, a code is 3, or a
+    /// scale is not a positive finite number.
+    pub fn ternary(&self, linear: &str, rows: usize, cols: usize) -> Result<TernaryMatrix, FormatError> {
+        let info = self.need(&format!("{linear}.weight"))?;
+        let packed = info.dtype == StorageType::U8;
+        let stored_rows = if packed { rows.div_ceil(4) } else { rows };
+        if info.shape != [stored_rows, cols] {
+            let as_packed = if packed { format!(" (packed as [{stored_rows}, {cols}])") } else { String::new() };
+            let reason = format!("has shape {:?}, where a linear of [{rows}, {cols}] belongs{as_packed}", info.shape);
+            return Err(self.refuse(info, reason));
+        }
+        let mut matrix = match info.dtype {
+            StorageType::U8 => self.packed(linear, info, rows, cols)?,
+            StorageType::Ternary(_) => self.decode_ternary(info)?,
+            dtype if dtype.is_readable_as_float() => self.from_floats(linear, info, rows, cols)?,
+            other => {
+                return Err(self.refuse(info, format!("is stored as {other}, which no linear is read from")));
+            }
+        };
+        if let Some(factor) = self.scalar(&format!("{linear}.scale"))? {
+            matrix = self.rescale(info, matrix, factor)?;
+        }
+        Ok(matrix)
+    }
+
+    fn packed(&self, linear: &str, info: &TensorInfo, rows: usize, cols: usize) -> Result<TernaryMatrix, FormatError> {
+        let name = format!("{linear}.weight_scale");
+        let stored = self
+            .scalar(&name)?
+            .ok_or_else(|| self.refuse(info, format!("is packed, but its scale `{name}` is missing")))?;
+        let scale = match self.config.weight_scale {
+            ScaleDirection::Multiply => stored,
+            ScaleDirection::Divide => 1.0 / stored,
+        };
+        Packing::HfPacked
+            .decode(self.stored_bytes(info), rows, cols)
+            .and_then(|matrix| matrix.with_scale(Scale::Tensor(scale)))
+            .map_err(|e| self.bad_ternary(info, e))
+    }
+
+    fn from_floats(
+        &self,
+        linear: &str,
+        info: &TensorInfo,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TernaryMatrix, FormatError> {
+        let floats = self.floats(&info.name)?;
+        let ternary = quantize::already_ternary(&floats, rows, cols);
+        let name = format!("{linear}.weight_scale");
+        match (ternary, self.scalar(&name)?) {
+            (Some(matrix), None) => Ok(matrix),
+            (Some(matrix), Some(stored)) => {
+                let factor = match self.config.weight_scale {
+                    ScaleDirection::Multiply => stored,
+                    ScaleDirection::Divide => 1.0 / stored,
+                };
+                self.rescale(info, matrix, factor)
+            }
+            (None, Some(_)) => Err(self.refuse(info, format!("is not ternary, yet there is a scale for it, `{name}`"))),
+            (None, None) => {
+                quantize::absmean(&floats, rows, cols, Granularity::Tensor).map_err(|e| self.bad_ternary(info, e))
+            }
+        }
+    }
+
+    /// Decodes a tensor of a ternary packing, rows in Hugging Face order.
+    pub(super) fn decode_ternary(&self, info: &TensorInfo) -> Result<TernaryMatrix, FormatError> {
+        let StorageType::Ternary(packing) = info.dtype else {
+            return Err(self.refuse(info, format!("is stored as {}, not as trits", info.dtype)));
+        };
+        let (rows, cols) = info.rows_cols();
+        let matrix = packing.decode(self.stored_bytes(info), rows, cols).map_err(|e| self.bad_ternary(info, e))?;
+        if let Scale::Tensor(scale) = matrix.scale() {
+            let is_i2s = matches!(packing, Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows);
+            if is_i2s && *scale >= LARGEST_I2S_SCALE {
+                return Err(self.refuse(info, format!("has the scale {scale}, which no I2_S tensor has")));
+            }
+            if *scale == 0.0 && matrix.zero_fraction() < 1.0 {
+                return Err(self.refuse(info, "has the scale 0"));
+            }
+        }
+        Ok(match info.interleaved_heads {
+            Some(heads) => matrix.permute_rows(|row| stored_row(row, rows, heads)),
+            None => matrix,
+        })
+    }
+
+    /// A tensor of one positive number, if it is there.
+    fn scalar(&self, name: &str) -> Result<Option<f32>, FormatError> {
+        let Some(info) = self.info(name) else {
+            return Ok(None);
+        };
+        if info.elements() != 1 {
+            return Err(self.refuse(info, format!("has shape {:?}, where one number belongs", info.shape)));
+        }
+        let value = match self.floats(name)?[..] {
+            [value] => value,
+            _ => return Err(self.refuse(info, "is empty")),
+        };
+        // A number so small that its inverse overflows is no scale either.
+        if value.is_finite() && value > 0.0 && (1.0 / value).is_finite() {
+            Ok(Some(value))
+        } else {
+            Err(self.refuse(info, format!("is {value}; a scale is a positive finite number")))
+        }
+    }
+
+    fn rescale(&self, info: &TensorInfo, matrix: TernaryMatrix, factor: f32) -> Result<TernaryMatrix, FormatError> {
+        let times = |values: &[f32]| values.iter().map(|v| v * factor).collect();
+        let scale = match matrix.scale() {
+            Scale::Tensor(value) => Scale::Tensor(value * factor),
+            Scale::Row(values) => Scale::Row(times(values)),
+            Scale::Group { size, values } => Scale::Group { size: *size, values: times(values) },
+        };
+        matrix.with_scale(scale).map_err(|e| self.bad_ternary(info, e))
+    }
+
+    fn bad_ternary(&self, info: &TensorInfo, source: TernaryError) -> FormatError {
+        FormatError::Ternary { file: self.path_of(info).to_path_buf(), tensor: info.stored_name.clone(), source }
+    }
+}
