@@ -46,7 +46,7 @@ const fn unriffle(mut x: u64) -> u64 {
 }
 
 /// Splits 16 bytes into four planes: crumb `i` of plane `q` is bits `2q+1:2q` of byte `i`.
-#[inline]
+#[inline(always)]
 pub(crate) fn planes(bytes: &[u8; 16]) -> [u32; 4] {
     let all = u128::from_le_bytes(*bytes);
     // Sixteen-bit lane q of each half: its eight crumbs of plane q.
@@ -67,11 +67,33 @@ pub(crate) fn join(planes: [u32; 4]) -> [u8; 16] {
     (u128::from(low) | u128::from(high) << 64).to_le_bytes()
 }
 
-/// Like [`planes`], for the last 1 to 16 bytes of a row; missing bytes read as code 1 in every plane.
-pub(crate) fn planes_padded(bytes: &[u8]) -> [u32; 4] {
-    let mut padded = [ZERO_TRITS as u8; 16];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    planes(&padded)
+/// Splits a row of bytes into the four rows of words it holds, each `ceil(bytes / 16)` long and padded with code 1.
+#[inline(always)]
+pub(crate) fn split_row(bytes: &[u8], rows: [&mut [u32]; 4]) {
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let [a, b, c, d] = rows;
+    let words = a.iter_mut().zip(b.iter_mut()).zip(c.iter_mut()).zip(d.iter_mut());
+    for (chunk, (((a, b), c), d)) in chunks.iter().zip(words) {
+        [*a, *b, *c, *d] = planes(chunk);
+    }
+    if !rest.is_empty() {
+        let mut padded = [ZERO_TRITS as u8; 16];
+        padded[..rest.len()].copy_from_slice(rest);
+        for (row, plane) in [a, b, c, d].into_iter().zip(planes(&padded)) {
+            row[chunks.len()] = plane;
+        }
+    }
+}
+
+/// Joins four rows of `cols` codes into a row of bytes: the inverse of [`split_row`].
+pub(crate) fn join_rows(rows: [&[u32]; 4], cols: usize, bytes: &mut Vec<u8>) {
+    let end = bytes.len() + cols;
+    let [a, b, c, d] = rows;
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        bytes.extend_from_slice(&join([*a, *b, *c, *d]));
+    }
+    // The padding of the last word is no part of the row.
+    bytes.truncate(end);
 }
 
 /// Whether any of the 16 codes of a word is 3.

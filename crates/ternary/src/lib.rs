@@ -27,6 +27,7 @@ pub mod quantize;
 mod realign;
 pub mod reference;
 mod scale;
+mod wide;
 
 pub use error::TernaryError;
 pub use matrix::{CODES_PER_WORD, MAX_COLS, TernaryMatrix, words_per_row};

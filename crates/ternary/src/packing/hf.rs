@@ -24,49 +24,37 @@
 //! ```
 
 use crate::crumbs;
+use crate::wide::Wide;
 use crate::{TernaryMatrix, words_per_row};
 
 /// Codes in canonical order. `bytes` is `[ceil(rows / 4), cols]`.
 pub(super) fn decode(bytes: &[u8], rows: usize, cols: usize) -> Vec<u32> {
-    let (quarter, per_row) = (rows.div_ceil(4), words_per_row(cols));
-    let mut words = vec![0u32; rows * per_row];
-    // Where the rows r + q * quarter are, for each q; beyond the last row there are none.
-    let mut quarters = words.chunks_mut(quarter * per_row);
-    let mut quarters: [&mut [u32]; 4] = std::array::from_fn(|_| quarters.next().unwrap_or_default());
-    for (r, row) in bytes.chunks_exact(cols).enumerate() {
-        let mut outputs =
-            quarters.each_mut().map(|rows| rows.get_mut(r * per_row..(r + 1) * per_row).unwrap_or_default());
-        unpack_row(row, &mut outputs);
-    }
+    let per_row = words_per_row(cols);
+    let quarter = rows.div_ceil(4) * per_row;
+    // With room for the up to three rows that do not exist, which come last.
+    let mut words = vec![0u32; 4 * quarter];
+    let (low, high) = words.split_at_mut(2 * quarter);
+    let ((a, b), (c, d)) = (low.split_at_mut(quarter), high.split_at_mut(quarter));
+    Split { bytes, cols, per_row, quarters: [a, b, c, d] }.run_widened();
+    words.truncate(rows * per_row);
     words
 }
 
-/// Splits one stored row into the rows it holds; an empty output is a row that does not exist.
-fn unpack_row(row: &[u8], outputs: &mut [&mut [u32]; 4]) {
-    let (chunks, rest) = row.as_chunks::<16>();
-    if let [a, b, c, d] = outputs
-        && [&*b, &*c, &*d].iter().all(|output| output.len() == a.len())
-    {
-        // The usual case, free of bounds checks.
-        for ((((chunk, a), b), c), d) in
-            chunks.iter().zip(a.iter_mut()).zip(b.iter_mut()).zip(c.iter_mut()).zip(d.iter_mut())
-        {
-            [*a, *b, *c, *d] = crumbs::planes(chunk);
-        }
-    } else {
-        for (i, chunk) in chunks.iter().enumerate() {
-            put(outputs, i, crumbs::planes(chunk));
-        }
-    }
-    if !rest.is_empty() {
-        put(outputs, chunks.len(), crumbs::planes_padded(rest));
-    }
+/// The stored rows, and where the quarters of the matrix's rows go.
+struct Split<'a> {
+    bytes: &'a [u8],
+    cols: usize,
+    per_row: usize,
+    quarters: [&'a mut [u32]; 4],
 }
 
-fn put(outputs: &mut [&mut [u32]; 4], i: usize, planes: [u32; 4]) {
-    for (output, plane) in outputs.iter_mut().zip(planes) {
-        if let Some(word) = output.get_mut(i) {
-            *word = plane;
+impl Wide for Split<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let [a, b, c, d] = self.quarters;
+        for (r, row) in self.bytes.chunks_exact(self.cols).enumerate() {
+            let at = r * self.per_row..(r + 1) * self.per_row;
+            crumbs::split_row(row, [&mut a[at.clone()], &mut b[at.clone()], &mut c[at.clone()], &mut d[at]]);
         }
     }
 }
@@ -74,15 +62,10 @@ fn put(outputs: &mut [&mut [u32]; 4], i: usize, planes: [u32; 4]) {
 /// Appends the `[ceil(rows / 4), cols]` bytes.
 pub(super) fn encode(matrix: &TernaryMatrix, bytes: &mut Vec<u8>) {
     let quarter = matrix.rows().div_ceil(4);
+    let absent = vec![0u32; words_per_row(matrix.cols())];
     for r in 0..quarter {
-        let row_end = bytes.len() + matrix.cols();
-        for i in 0..words_per_row(matrix.cols()) {
-            let planes = [0, 1, 2, 3].map(|q| {
-                let row = r + q * quarter;
-                if row < matrix.rows() { matrix.row_words(row)[i] } else { 0 }
-            });
-            let used = (row_end - bytes.len()).min(16);
-            bytes.extend_from_slice(&crumbs::join(planes)[..used]);
-        }
+        let stored = [r, r + quarter, r + 2 * quarter, r + 3 * quarter];
+        let words = stored.map(|row| if row < matrix.rows() { matrix.row_words(row) } else { &absent });
+        crumbs::join_rows(words, matrix.cols(), bytes);
     }
 }

@@ -45,6 +45,7 @@ use super::block_scale::read_f32;
 use crate::crumbs;
 use crate::realign;
 use crate::scale::is_scale;
+use crate::wide::Wide;
 use crate::{CODES_PER_WORD, Scale, TernaryError, TernaryMatrix, words_per_row};
 
 /// Elements a block in official files.
@@ -63,21 +64,34 @@ pub(super) fn decode<const BLOCK: usize>(
 ) -> Result<(Vec<u32>, Scale), TernaryError> {
     let (codes, scale) = split_tail(packing, bytes)?;
     let mut words = vec![0u32; rows * cols / CODES_PER_WORD];
-    // A block has `step` words to each plane, and `step` chunks of 16 bytes with one word of each plane.
-    let step = BLOCK / 64;
-    for (block, out) in codes.chunks_exact(BLOCK / 4).zip(words.chunks_exact_mut(4 * step)) {
-        for (i, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
-            // The first elements are in the high bits, so the last plane comes first.
-            let [d, c, b, a] = crumbs::planes(chunk);
-            out[i] = a;
-            out[step + i] = b;
-            out[2 * step + i] = c;
-            out[3 * step + i] = d;
-        }
-    }
+    Split::<BLOCK> { codes, words: &mut words }.run_widened();
     // So far the words run on from row to row, which is canonical only if rows are whole words.
     let words = if cols.is_multiple_of(CODES_PER_WORD) { words } else { realign::to_rows(&words, rows, cols) };
     Ok((words, scale))
+}
+
+/// Blocks of `BLOCK` elements, and where their words go.
+struct Split<'a, const BLOCK: usize> {
+    codes: &'a [u8],
+    words: &'a mut [u32],
+}
+
+impl<const BLOCK: usize> Wide for Split<'_, BLOCK> {
+    #[inline(always)]
+    fn run(self) {
+        // A block has `step` words to each plane, and `step` chunks of 16 bytes with one word of each plane.
+        let step = BLOCK / 64;
+        for (block, out) in self.codes.chunks_exact(BLOCK / 4).zip(self.words.chunks_exact_mut(4 * step)) {
+            for (i, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
+                // The first elements are in the high bits, so the last plane comes first.
+                let [d, c, b, a] = crumbs::planes(chunk);
+                out[i] = a;
+                out[step + i] = b;
+                out[2 * step + i] = c;
+                out[3 * step + i] = d;
+            }
+        }
+    }
 }
 
 /// Appends blocks of `BLOCK` elements and the tail.
@@ -116,12 +130,9 @@ pub(super) fn decode_four_rows(
     let per_row = words_per_row(cols);
     let mut words = vec![0u32; rows * per_row];
     for (packed, out) in codes.chunks_exact(cols).zip(words.chunks_exact_mut(4 * per_row)) {
-        for (i, chunk) in packed.chunks(16).enumerate() {
-            let [d, c, b, a] = crumbs::planes_padded(chunk);
-            for (row, word) in [a, b, c, d].into_iter().enumerate() {
-                out[row * per_row + i] = word;
-            }
-        }
+        let (low, high) = out.split_at_mut(2 * per_row);
+        let ((a, b), (c, d)) = (low.split_at_mut(per_row), high.split_at_mut(per_row));
+        crumbs::split_row(packed, [d, c, b, a]);
     }
     Ok((words, scale))
 }
@@ -135,12 +146,8 @@ pub(super) fn encode_four_rows(
     let scale = tensor_scale(packing, matrix)?;
     let per_row = words_per_row(matrix.cols());
     for rows in matrix.words().chunks_exact(4 * per_row) {
-        let end = bytes.len() + matrix.cols();
-        for i in 0..per_row {
-            let planes = [3, 2, 1, 0].map(|row| rows[row * per_row + i]);
-            let used = (end - bytes.len()).min(16);
-            bytes.extend_from_slice(&crumbs::join(planes)[..used]);
-        }
+        let row = |n: usize| &rows[n * per_row..][..per_row];
+        crumbs::join_rows([row(3), row(2), row(1), row(0)], matrix.cols(), bytes);
     }
     push_tail(scale, bytes);
     Ok(())

@@ -47,7 +47,7 @@
 //! any trits (of any four, for the last) is refused.
 
 use super::Packing;
-use super::base3::{self, Digits};
+use super::base3::{self, Digits, LEAST_FIRST};
 use super::block_scale::{self, BlockScales, f16_bytes, read_f16, read_f32};
 use crate::crumbs;
 use crate::{Scale, TernaryError, TernaryMatrix, words_per_row};
@@ -146,17 +146,19 @@ pub(super) fn decode_iq1(
         let (scale, blocks) = row.split_at(IQ1_ROW_BYTES);
         let start = words.len();
         for (block_index, block) in blocks.as_chunks::<IQ1_BLOCK_BYTES>().0.iter().enumerate() {
-            let place = |i: usize| offset + IQ1_ROW_BYTES + block_index * IQ1_BLOCK_BYTES + i;
-            let refused = |i: usize| TernaryError::PackedByte { packing, offset: place(i), value: block[i] };
-            let digits = |i: usize| base3::decode(block[i]).map(reverse).map(u32::from).ok_or_else(|| refused(i));
-            let sixteenths = digits(12)?;
-            // The last byte holds four digits; a fifth would belong to no element.
-            if sixteenths >> 8 != 0 {
-                return Err(refused(12));
+            let digits = block.map(|byte| LEAST_FIRST.decode(byte));
+            let (fives, sixteenths) = (&digits[..12], digits[12]);
+            let seen = fives.iter().fold(0, |seen, digits| seen | digits);
+            if !base3::are_valid(seen, 5) || !base3::are_valid(sixteenths, 4) {
+                let invalid = |i: &usize| !base3::are_valid(digits[*i], if *i < 12 { 5 } else { 4 });
+                let i = (0..13).find(invalid).unwrap_or_default();
+                let offset = offset + IQ1_ROW_BYTES + block_index * IQ1_BLOCK_BYTES + i;
+                return Err(TernaryError::PackedByte { packing, offset, value: block[i] });
             }
-            for i in 0..4 {
-                let fives = digits(3 * i)? | digits(3 * i + 1)? << 10 | digits(3 * i + 2)? << 20;
-                words.push(fives | ((sixteenths >> (2 * i)) & 3) << 30);
+            for (i, fives) in fives.as_chunks::<3>().0.iter().enumerate() {
+                let [a, b, c] = fives.map(u32::from);
+                let sixteenth = u32::from(sixteenths) >> (2 * i) & 3;
+                words.push(a | b << 10 | c << 20 | sixteenth << 30);
             }
         }
         scales.push(read_f16(scale), offset, &words[start..])?;
@@ -169,21 +171,12 @@ pub(super) fn encode_iq1(packing: Packing, matrix: &TernaryMatrix, bytes: &mut V
         bytes.extend_from_slice(&f16_bytes(packing, scale)?);
         for block in row.as_chunks::<4>().0 {
             for word in block {
-                bytes.extend([0, 10, 20].map(|shift| base3::encode(reverse((word >> shift) as Digits & 0x3ff))));
+                let fives = [0, 10, 20].map(|shift| (word >> shift) as Digits & 0x3ff);
+                bytes.extend_from_slice(&fives.map(|digits| LEAST_FIRST.encode(digits)));
             }
             let sixteenths = block.iter().enumerate().map(|(i, word)| (word >> 30) << (2 * i)).sum::<u32>();
-            bytes.push(base3::encode(reverse(sixteenths as Digits)));
+            bytes.push(LEAST_FIRST.encode(sixteenths as Digits));
         }
     }
     Ok(())
-}
-
-/// Five digits in the opposite order.
-const fn reverse(digits: Digits) -> Digits {
-    let (mut reversed, mut n) = (0, 0);
-    while n < 5 {
-        reversed |= (digits >> (2 * n) & 3) << (8 - 2 * n);
-        n += 1;
-    }
-    reversed
 }

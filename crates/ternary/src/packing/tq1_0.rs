@@ -19,7 +19,7 @@
 //! 32, 64, 96 and 128 are -1 +1 0 +1 0: v = 81*0 + 27*2 + 9*1 + 3*2 + 1 = 70, and ceil(256 * 70 / 243) = 74 = 0x4a.
 
 use super::Packing;
-use super::base3::{self, Digits};
+use super::base3::{self, Digits, MOST_FIRST};
 use super::block_scale::{self, BlockScales, f16_bytes, read_f16};
 use crate::crumbs;
 use crate::{CODES_PER_WORD, Scale, TernaryError, TernaryMatrix};
@@ -39,36 +39,47 @@ pub(super) fn decode(packing: Packing, bytes: &[u8]) -> Result<(Vec<u32>, Scale)
     let mut scales = BlockScales::new(packing, blocks);
     for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
         let offset = index * BLOCK_BYTES;
-        let mut digits = [0; SCALE];
-        for (i, (digits, byte)) in digits.iter_mut().zip(block).enumerate() {
-            let valid = base3::decode(*byte).filter(|digits| i < FOUR_DIGITS || digits >> 8 == 0);
-            let refused = TernaryError::PackedByte { packing, offset: offset + i, value: *byte };
-            *digits = valid.ok_or(refused)?;
+        let (mut fours, mut fifths) = ([0u8; SCALE], [0u8; SCALE]);
+        for ((four, fifth), byte) in fours.iter_mut().zip(&mut fifths).zip(block) {
+            [*four, *fifth] = MOST_FIRST.decode(*byte).to_le_bytes();
         }
-        let codes = block_words(&digits);
+        let (in_fives, in_fours) = fifths.split_at(FOUR_DIGITS);
+        let largest = |fifths: &[u8]| fifths.iter().fold(0, |largest, fifth| largest.max(*fifth));
+        if largest(in_fives) > 2 || largest(in_fours) > 0 {
+            return Err(refusal(packing, offset, block));
+        }
+        let codes = block_words(&fours, &fifths);
         scales.push(read_f16(&block[SCALE..]), offset + SCALE, &codes)?;
         words.extend_from_slice(&codes);
     }
     Ok((words, scales.finish(|values| Scale::Group { size: BLOCK, values })))
 }
 
-/// The 16 canonical words of a block.
-fn block_words(digits: &[Digits; SCALE]) -> [u32; 16] {
-    // The first four digits of a byte are four crumbs, so that the planes of 16 bytes are words; the fifth is one more.
-    let planes = |from: usize| -> [u32; 5] {
-        let low: [u8; 16] = std::array::from_fn(|i| digits[from + i] as u8);
-        let fifth: [u8; 16] = std::array::from_fn(|i| (digits[from + i] >> 8) as u8);
-        let [a, b, c, d] = crumbs::planes(&low);
-        [a, b, c, d, crumbs::planes(&fifth)[0]]
-    };
-    let (first, second, third) = (planes(0), planes(16), planes(32));
+/// The error for the first byte of a block that no trits encode to.
+fn refusal(packing: Packing, offset: usize, block: &[u8]) -> TernaryError {
+    let valid = |i: usize| base3::are_valid(MOST_FIRST.decode(block[i]), if i < FOUR_DIGITS { 5 } else { 4 });
+    let i = (0..SCALE).find(|i| !valid(*i)).unwrap_or_default();
+    TernaryError::PackedByte { packing, offset: offset + i, value: block[i] }
+}
+
+/// The 16 canonical words of a block, from the first four digits of each byte and its fifth.
+fn block_words(fours: &[u8; SCALE], fifths: &[u8; SCALE]) -> [u32; 16] {
+    // The first four digits of a byte are four crumbs, so the planes of 16 bytes are words.
+    let (runs, last) = fours.as_chunks::<16>();
+    let (first, second, third) = (crumbs::planes(&runs[0]), crumbs::planes(&runs[1]), crumbs::planes(&runs[2]));
     let mut words = [0; 16];
-    for n in 0..5 {
+    for n in 0..4 {
         words[2 * n] = first[n];
         words[2 * n + 1] = second[n];
         words[10 + n] = third[n];
     }
-    words[15] = crumbs::transpose(u32::from_le_bytes(std::array::from_fn(|i| digits[FOUR_DIGITS + i] as u8)));
+    // The fifth digits of the three runs of 16 bytes, put side by side.
+    let mut side_by_side = [0; 16];
+    for (i, crumbs) in side_by_side.iter_mut().enumerate() {
+        *crumbs = fifths[i] | fifths[16 + i] << 2 | fifths[32 + i] << 4;
+    }
+    [words[8], words[9], words[14], _] = crumbs::planes(&side_by_side);
+    words[15] = crumbs::transpose(u32::from_le_bytes([last[0], last[1], last[2], last[3]]));
     words
 }
 
@@ -82,10 +93,10 @@ pub(super) fn encode(packing: Packing, matrix: &TernaryMatrix, bytes: &mut Vec<u
             let low = crumbs::join([planes[0], planes[1], planes[2], planes[3]]);
             let fifth = crumbs::join([planes[4], 0, 0, 0]);
             let digits = low.iter().zip(fifth).map(|(low, fifth)| Digits::from(*low) | Digits::from(fifth) << 8);
-            bytes.extend(digits.map(base3::encode));
+            bytes.extend(digits.map(|digits| MOST_FIRST.encode(digits)));
         }
         let last = crumbs::transpose(words[15]).to_le_bytes();
-        bytes.extend(last.map(|digits| base3::encode(digits.into())));
+        bytes.extend(last.map(|digits| MOST_FIRST.encode(digits.into())));
         bytes.extend_from_slice(&f16_bytes(packing, scale)?);
     }
     Ok(())

@@ -37,8 +37,8 @@ pub(super) fn decode(packing: Packing, bytes: &[u8]) -> Result<(Vec<u32>, Scale)
         let (codes, d) = block.split_at(CODE_BYTES);
         let start = words.len();
         for half in codes.as_chunks::<16>().0.chunks_exact(2) {
-            let (low, high) = (crumbs::planes(&half[0]), crumbs::planes(&half[1]));
-            words.extend(low.into_iter().zip(high).flat_map(|(low, high)| [low, high]));
+            let ([a, b, c, d], [e, f, g, h]) = (crumbs::planes(&half[0]), crumbs::planes(&half[1]));
+            words.extend_from_slice(&[a, e, b, f, c, g, d, h]);
         }
         scales.push(read_f16(d), index * BLOCK_BYTES + CODE_BYTES, &words[start..])?;
     }
