@@ -1,1 +1,51 @@
-//! Words and token ids: tokenizers, chat templates, streaming detokenizer, stop strings.
+//! Words and token ids.
+//!
+//! A [`Tokenizer`] is built from a Hugging Face `tokenizer.json` ([`HfTokenizer`]) or from the vocabulary inside a
+//! GGUF file ([`GgufVocabulary`]); both give the same ids for the same model. Beside it:
+//!
+//! - [`ChatTemplate`] turns a list of [`Message`]s into the prompt text that a model was tuned on,
+//! - [`Detokenizer`] turns generated ids into text piece by piece and never emits half a character,
+//! - [`StopStrings`] finds stop strings that span several pieces.
+//!
+//! Inputs are plain bytes and plain data: this crate opens no files and knows nothing of tensors.
+//!
+//! ```
+//! # fn main() -> Result<(), bitnet_text::TextError> {
+//! use bitnet_text::{GgufVocabulary, Tokenizer};
+//!
+//! let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+//!     model: "gpt2".into(),
+//!     pre: Some("gpt-2".into()),
+//!     tokens: ["h", "i", "hi", "Ġ", "Ġhi"].map(String::from).to_vec(),
+//!     merges: ["h i", "Ġ hi"].map(String::from).to_vec(),
+//!     ..GgufVocabulary::default()
+//! })?;
+//! assert_eq!(tokenizer.encode("hi hi", false)?, [2, 4]);
+//! assert_eq!(tokenizer.decode(&[2, 4], true)?, "hi hi");
+//! # Ok(())
+//! # }
+//! ```
+
+mod bpe;
+mod chat;
+mod detokenizer;
+mod error;
+mod frame;
+mod gguf;
+mod hf;
+mod model;
+mod pre;
+mod sentencepiece;
+mod special;
+mod spelling;
+mod split;
+mod stop_strings;
+mod tokenizer;
+
+pub use chat::{ChatTemplate, Message, Role, TemplateOrigin};
+pub use detokenizer::Detokenizer;
+pub use error::TextError;
+pub use gguf::GgufVocabulary;
+pub use hf::HfTokenizer;
+pub use stop_strings::{StopPush, StopStrings};
+pub use tokenizer::Tokenizer;
