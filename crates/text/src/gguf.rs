@@ -134,7 +134,7 @@ fn check_special_ids(vocab: &GgufVocabulary) -> Result<(), TextError> {
 fn byte_level(vocab: GgufVocabulary, kinds: &[Kind]) -> Result<Parts, TextError> {
     let pre = pre::resolve(vocab.pre.as_deref(), &vocab.tokens)?;
     let spelling = lay_out(&vocab.tokens, kinds, Alphabet::ByteLevel)?;
-    let (added, unreachable) = outside(&vocab.tokens, kinds, Kind::Unused);
+    let Outside { added, unreachable } = outside(&vocab.tokens, kinds);
     let rest = finish(&vocab, pre.add_bos)?;
 
     let mut words = AHashMap::with_capacity(vocab.tokens.len());
@@ -185,7 +185,7 @@ fn sentencepiece(vocab: GgufVocabulary, kinds: &[Kind]) -> Result<Parts, TextErr
     }
     let prefix_space = vocab.add_space_prefix.unwrap_or(true);
     let spelling = lay_out(tokens, kinds, Alphabet::SentencePiece { prefix_space })?;
-    let (added, mut unreachable) = outside(tokens, kinds, Kind::Unused);
+    let Outside { added, mut unreachable } = outside(tokens, kinds);
 
     let mut pieces = SentencePiece::default();
     let mut seen = AHashMap::with_capacity(tokens.len());
@@ -239,19 +239,27 @@ fn lay_out(tokens: &[String], kinds: &[Kind], alphabet: Alphabet) -> Result<Spel
     Spelling::new(alphabet, tokens).map_err(|e| TextError::gguf(TOKENS, e))
 }
 
-/// Tokens outside the segmentation algorithm: those found in a text by their spelling, and those (`hidden`) that no
-/// text becomes. Empty tokens are holes in the numbering.
-fn outside(tokens: &[String], kinds: &[Kind], hidden: Kind) -> (Vec<(u32, AddedToken)>, Vec<(u32, String)>) {
-    let (mut added, mut unreachable) = (Vec::new(), Vec::new());
+/// Tokens outside the segmentation algorithm.
+#[derive(Default)]
+struct Outside {
+    /// Found in a text by their spelling.
+    added: Vec<(u32, AddedToken)>,
+    /// What no text becomes.
+    unreachable: Vec<(u32, String)>,
+}
+
+/// Empty tokens are holes in the numbering.
+fn outside(tokens: &[String], kinds: &[Kind]) -> Outside {
+    let mut outside = Outside::default();
     for ((id, token), &kind) in (0u32..).zip(tokens).zip(kinds).filter(|((_, token), _)| !token.is_empty()) {
         match kind {
-            Kind::Control | Kind::Unknown => added.push((id, AddedToken::from(token.clone(), true))),
-            Kind::UserDefined => added.push((id, AddedToken::from(token.clone(), false).normalized(false))),
-            kind if kind == hidden => unreachable.push((id, token.clone())),
-            _ => {}
+            Kind::Control | Kind::Unknown => outside.added.push((id, AddedToken::from(token.clone(), true))),
+            Kind::UserDefined => outside.added.push((id, AddedToken::from(token.clone(), false).normalized(false))),
+            Kind::Unused => outside.unreachable.push((id, token.clone())),
+            Kind::Normal | Kind::Byte => {}
         }
     }
-    (added, unreachable)
+    outside
 }
 
 /// What does not depend on the segmentation algorithm.
