@@ -12,7 +12,7 @@ const COLS: usize = 6912;
 const REPEATS: usize = 15;
 
 fn main() {
-    // `cargo test` builds and runs this too; there it only has to work.
+    // `cargo test --benches` runs this too; there it only has to work.
     let repeats = if std::env::args().any(|arg| arg == "--bench") { REPEATS } else { 1 };
     let matrix = TernaryMatrix::from_trits(ROWS, COLS, &random_trits(ROWS * COLS), Scale::Tensor(0.5)).unwrap();
     let packings = [

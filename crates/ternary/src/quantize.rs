@@ -47,19 +47,19 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
         }
     };
     let mut words = Vec::with_capacity(rows * words_per_row(cols));
-    let mut trits = vec![0u8; cols];
+    let mut codes = vec![0u8; cols];
+    let group = match granularity {
+        Granularity::Group(size) => size,
+        Granularity::Tensor | Granularity::Row => cols,
+    };
     for (row, weights) in w.chunks_exact(cols).enumerate() {
-        let group = match granularity {
-            Granularity::Group(size) => size,
-            _ => cols,
-        };
         for (start, weights) in (0..cols).step_by(group).zip(weights.chunks(group)) {
             let inverse = 1.0 / scale.at(row, start, cols);
-            for (code, w) in trits[start..].iter_mut().zip(weights) {
+            for (code, w) in codes[start..].iter_mut().zip(weights) {
                 *code = ((w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
             }
         }
-        words.extend(trits.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
+        words.extend(codes.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
     }
     TernaryMatrix::from_words(rows, cols, words, scale)
 }

@@ -22,7 +22,18 @@ pub fn dot_i32(x: &[i8], m: &TernaryMatrix, row: usize) -> i32 {
 /// If `x` is not `[tokens, cols]`.
 pub fn matmul_i32(x: &[i8], tokens: usize, m: &TernaryMatrix) -> Vec<i32> {
     assert_eq!(Some(x.len()), tokens.checked_mul(m.cols()), "activations are [tokens, cols]");
-    x.chunks_exact(m.cols()).flat_map(|token| (0..m.rows()).map(|row| dot_i32(token, m, row))).collect()
+    let mut output = vec![0; tokens * m.rows()];
+    for row in 0..m.rows() {
+        let trits: Vec<i8> = m.row_trits(row).collect();
+        for (token, x) in x.chunks_exact(m.cols()).enumerate() {
+            output[token * m.rows() + row] = dot(x, &trits);
+        }
+    }
+    output
+}
+
+fn dot(x: &[i8], trits: &[i8]) -> i32 {
+    x.iter().zip(trits).map(|(x, t)| i32::from(*x) * i32::from(*t)).sum()
 }
 
 /// A BitLinear layer without bias: float activations `[tokens, cols]` to outputs `[tokens, rows]`.
@@ -39,25 +50,32 @@ pub fn matmul_i32(x: &[i8], tokens: usize, m: &TernaryMatrix) -> Vec<i32> {
 /// If `x` is not `[tokens, cols]`.
 pub fn linear(x: &[f32], tokens: usize, m: &TernaryMatrix) -> Vec<f32> {
     assert_eq!(Some(x.len()), tokens.checked_mul(m.cols()), "activations are [tokens, cols]");
-    let mut codes = vec![0i8; m.cols()];
-    let mut output = Vec::with_capacity(tokens * m.rows());
-    for token in x.chunks_exact(m.cols()) {
-        let sx = quantize::absmax_int8(token, &mut codes);
-        output.extend((0..m.rows()).map(|row| match m.scale() {
-            Scale::Tensor(s) => dot_i32(&codes, m, row) as f32 * (s / sx),
-            Scale::Row(s) => dot_i32(&codes, m, row) as f32 * (s[row] / sx),
-            Scale::Group { size, .. } => grouped_dot(&codes, m, row, *size) / sx,
-        }));
+    let mut codes = vec![0i8; x.len()];
+    let quantized = x.chunks_exact(m.cols()).zip(codes.chunks_exact_mut(m.cols()));
+    let sx: Vec<f32> = quantized.map(|(x, codes)| quantize::absmax_int8(x, codes)).collect();
+    if let Scale::Group { size, .. } = m.scale() {
+        return grouped(&codes, &sx, m, *size);
     }
-    output
+    let dots = matmul_i32(&codes, tokens, m);
+    let output = |(i, dot): (usize, &i32)| {
+        let (token, row) = (i / m.rows(), i % m.rows());
+        *dot as f32 * (m.scale().at(row, 0, m.cols()) / sx[token])
+    };
+    dots.iter().enumerate().map(output).collect()
 }
 
-/// The dot product of one row with each group's part multiplied by its scale.
-fn grouped_dot(codes: &[i8], m: &TernaryMatrix, row: usize, size: usize) -> f32 {
-    let trits: Vec<i8> = m.row_trits(row).collect();
-    let parts = codes.chunks(size).zip(trits.chunks(size)).enumerate();
-    parts.fold(0.0, |sum, (group, (codes, trits))| {
-        let dot: i32 = codes.iter().zip(trits).map(|(x, t)| i32::from(*x) * i32::from(*t)).sum();
-        sum + dot as f32 * m.scale().at(row, group * size, m.cols())
-    })
+/// The outputs `[tokens, rows]` under group scales.
+fn grouped(codes: &[i8], sx: &[f32], m: &TernaryMatrix, size: usize) -> Vec<f32> {
+    let mut output = vec![0.0; sx.len() * m.rows()];
+    for row in 0..m.rows() {
+        let trits: Vec<i8> = m.row_trits(row).collect();
+        for (token, (codes, sx)) in codes.chunks_exact(m.cols()).zip(sx).enumerate() {
+            let parts = codes.chunks(size).zip(trits.chunks(size)).enumerate();
+            let sum = parts.fold(0.0, |sum, (group, (codes, trits))| {
+                sum + dot(codes, trits) as f32 * m.scale().at(row, group * size, m.cols())
+            });
+            output[token * m.rows() + row] = sum / sx;
+        }
+    }
+    output
 }
