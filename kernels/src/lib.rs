@@ -1,1 +1,28 @@
 //! Ternary operations on every Burn backend.
+//!
+//! [`TernaryOps`] is one trait over Burn's `Backend`: its default bodies are the portable reference, written with
+//! Burn's own operations, and a backend overrides what it can do faster. The CPU backends share the slice kernels of
+//! [`cpu`], which know nothing of Burn and pick their instruction set at run time. The functions of [`ops`] are the
+//! same operations on `Tensor`, for use inside any Burn program.
+//!
+//! This is the only package of the workspace that names a backend. Without the `burn` feature only [`cpu`] is built.
+
+#[cfg(target_endian = "big")]
+compile_error!("packed words are read as little-endian bytes");
+
+pub mod cpu;
+
+#[cfg(feature = "burn")]
+mod backends;
+#[cfg(feature = "burn")]
+mod device;
+#[cfg(feature = "burn")]
+pub mod ops;
+
+pub use cpu::dense::RowDecoder;
+pub use cpu::gate::Gate;
+pub use cpu::isa::{Isa, IsaError};
+#[cfg(feature = "burn")]
+pub use device::{DeviceError, DeviceInfo, DeviceKind, device, devices};
+#[cfg(feature = "burn")]
+pub use ops::TernaryOps;

@@ -1,1 +1,39 @@
-//! BitNet models as Burn modules: BitLinear, attention, transformer, KV cache, loading.
+//! BitNet models as Burn modules.
+//!
+//! [`BitLinear`] is the layer to put into a Burn program of your own; [`Transformer`] is the decoder of every ternary
+//! family, put together from it by [`load`]. Both run on any Burn device through `bitnet-kernels`.
+//!
+//! ```
+//! use bitnet_model::BitLinearConfig;
+//! use burn::tensor::{Device, Distribution, Tensor};
+//!
+//! let device = Device::flex();
+//! let layer = BitLinearConfig::new(64, 16).init(&device);
+//! let x = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
+//! assert_eq!(layer.forward(x).dims(), [2, 5, 16]);
+//! ```
+
+mod attention;
+mod bit_linear;
+mod block;
+mod cache;
+mod dense;
+mod error;
+mod load;
+mod mlp;
+mod norm;
+mod rope;
+mod transformer;
+
+pub use attention::Attention;
+pub use bit_linear::{BitLinear, BitLinearConfig};
+pub use bitnet_kernels::{DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, device, devices, ops::Activations};
+pub use block::Block;
+pub use cache::KvCache;
+pub use dense::DenseMatrix;
+pub use error::ModelError;
+pub use load::{Loaded, load};
+pub use mlp::GatedMlp;
+pub use norm::RmsNorm;
+pub use rope::Rope;
+pub use transformer::Transformer;

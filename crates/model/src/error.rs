@@ -1,0 +1,61 @@
+//! What can go wrong with a model.
+
+use bitnet_format::FormatError;
+use bitnet_kernels::DeviceError;
+use bitnet_ternary::TernaryError;
+
+/// Why a model cannot be loaded or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file is not a model that can be read.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The device is not to be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Weights do not make a ternary matrix.
+    #[error(transparent)]
+    Ternary(#[from] TernaryError),
+    /// The file needs something that this decoder does not do.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// The tensor or setting.
+        what: String,
+    },
+    /// A matrix does not have the shape that the configuration asks for.
+    #[error("tensor {name} has shape {found:?}, the model needs {needed:?}")]
+    MatrixShape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// `[rows, cols]` that the layer takes.
+        needed: [usize; 2],
+    },
+    /// A vector does not have the length that the configuration asks for.
+    #[error("tensor {name} has {found} values, the model needs {needed}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Values in it.
+        found: usize,
+        /// Values that the layer takes.
+        needed: usize,
+    },
+    /// More positions than the cache may hold.
+    #[error("{needed} tokens do not fit the context of {limit}")]
+    ContextFull {
+        /// The limit of the cache.
+        limit: usize,
+        /// Positions asked for.
+        needed: usize,
+    },
+    /// A token that the embedding has no row for.
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+}

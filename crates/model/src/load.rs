@@ -1,0 +1,149 @@
+//! From a checkpoint to a model on a device.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use bitnet_format::{Activation, Checkpoint, ModelConfig};
+use bitnet_kernels::Gate;
+use bitnet_kernels::ops::Activations;
+use burn::tensor::Device;
+use rayon::prelude::*;
+
+use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer};
+
+/// A model and what its user should be told.
+pub struct Loaded {
+    /// The model, ready to run.
+    pub model: Transformer,
+    /// Tensors of the file that no layer uses.
+    pub unused: Vec<String>,
+}
+
+/// Puts the decoder together from the tensors of `checkpoint`.
+///
+/// Linears are repacked once, layers in parallel, and the pages of the file that they came from are given back; embedding
+/// and head stay mapped. Which optional parts there are (sub-norms, norms before linears, QK-norms, a head of its own) is
+/// decided by which tensors exist.
+///
+/// # Errors
+/// When a tensor is missing or wrong, or the file has parts that this decoder does not do (a bias, another activation).
+pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelError> {
+    let loader = Loader { checkpoint, config: checkpoint.config(), device, used: Mutex::default() };
+    let model = loader.transformer()?;
+    let used = loader.used.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let unused: Vec<String> = checkpoint.tensors().map(|t| t.name.clone()).filter(|n| !used.contains(n)).collect();
+    if let Some(bias) = unused.iter().find(|name| name.ends_with(".bias")) {
+        return Err(ModelError::Unsupported { what: format!("a bias ({bias})") });
+    }
+    Ok(Loaded { model, unused })
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    device: &'a Device,
+    /// Names that were asked for; a tensor that nobody asks for would change the model if it were left out in silence.
+    used: Mutex<HashSet<String>>,
+}
+
+impl Loader<'_> {
+    fn transformer(&self) -> Result<Transformer, ModelError> {
+        let config = self.config;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        // Asked for once, the divisors of the angles are part of the configuration.
+        self.has("rope_freqs.weight");
+        let has_head = self.has("lm_head.weight") && config.tie_word_embeddings != Some(true);
+        if !has_head && config.tie_word_embeddings == Some(false) {
+            self.checkpoint.bytes("lm_head.weight")?;
+        }
+        let blocks = (0..config.num_layers).into_par_iter().map(|i| self.block(i)).collect::<Result<_, _>>()?;
+        Ok(Transformer {
+            embedding: self.dense("model.embed_tokens.weight", vocab, hidden)?,
+            blocks,
+            norm: self.norm("model.norm", hidden, config.rms_norm_eps)?,
+            head: has_head.then(|| self.dense("lm_head.weight", vocab, hidden)).transpose()?,
+            rope: Rope::new(config),
+            config: config.clone(),
+            device: self.device.clone(),
+        })
+    }
+
+    fn block(&self, i: usize) -> Result<Block, ModelError> {
+        let (config, eps) = (self.config, self.config.rms_norm_eps);
+        let (hidden, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (heads, kv_heads) = (config.num_heads, config.num_kv_heads);
+        let name = |part: &str| format!("model.layers.{i}.{part}");
+        let attention = Attention {
+            q_proj: self.linear(&name("self_attn.q_proj"), heads * head_dim, hidden)?,
+            k_proj: self.linear(&name("self_attn.k_proj"), kv_heads * head_dim, hidden)?,
+            v_proj: self.linear(&name("self_attn.v_proj"), kv_heads * head_dim, hidden)?,
+            o_proj: self.linear(&name("self_attn.o_proj"), hidden, heads * head_dim)?,
+            sub_norm: self.optional_norm(&name("self_attn.attn_sub_norm"), heads * head_dim, eps)?,
+            q_norm: self.optional_norm(&name("self_attn.q_norm"), head_dim, eps)?,
+            k_norm: self.optional_norm(&name("self_attn.k_norm"), head_dim, eps)?,
+            heads,
+            kv_heads,
+            head_dim,
+        };
+        let mlp = GatedMlp {
+            gate_proj: self.linear(&name("mlp.gate_proj"), inner, hidden)?,
+            up_proj: self.linear(&name("mlp.up_proj"), inner, hidden)?,
+            down_proj: self.linear(&name("mlp.down_proj"), hidden, inner)?,
+            sub_norm: self.optional_norm(&name("mlp.ffn_sub_norm"), inner, eps)?,
+            gate: match config.activation {
+                Activation::Relu2 => Gate::Relu2,
+                Activation::Silu => Gate::Silu,
+                other => return Err(ModelError::Unsupported { what: format!("the activation {other:?}") }),
+            },
+        };
+        Ok(Block {
+            attention_norm: self.norm(&name("input_layernorm"), hidden, eps)?,
+            attention,
+            mlp_norm: self.norm(&name("post_attention_layernorm"), hidden, eps)?,
+            mlp,
+        })
+    }
+
+    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<BitLinear, ModelError> {
+        let matrix = self.checkpoint.ternary(name, rows, cols)?;
+        let weight = format!("{name}.weight");
+        self.checkpoint.release(&weight);
+        for part in [weight, format!("{name}.weight_scale"), format!("{name}.scale")] {
+            self.has(&part);
+        }
+        let norm = self.optional_norm(&format!("{name}.norm"), cols, self.config.linear_norm_eps)?;
+        let activations = match self.config.activation_bits {
+            Some(_) => Activations::Int8,
+            None => Activations::Float,
+        };
+        Ok(BitLinear::from_ternary(matrix, self.device)?.with_norm(norm).with_activations(activations))
+    }
+
+    fn norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm, ModelError> {
+        let name = format!("{name}.weight");
+        let weight = self.checkpoint.floats(&name)?;
+        self.has(&name);
+        if weight.len() != width {
+            return Err(ModelError::Shape { name, found: weight.len(), needed: width });
+        }
+        Ok(RmsNorm::new(weight, eps, self.device))
+    }
+
+    fn optional_norm(&self, name: &str, width: usize, eps: f64) -> Result<Option<RmsNorm>, ModelError> {
+        self.has(&format!("{name}.weight")).then(|| self.norm(name, width, eps)).transpose()
+    }
+
+    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseMatrix, ModelError> {
+        self.has(name);
+        DenseMatrix::load(self.checkpoint, name, rows, cols, self.device)
+    }
+
+    /// Whether there is such a tensor, which then counts as used.
+    fn has(&self, name: &str) -> bool {
+        let there = self.checkpoint.info(name).is_some();
+        if there {
+            self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(name.to_string());
+        }
+        there
+    }
+}

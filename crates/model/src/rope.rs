@@ -1,0 +1,81 @@
+//! Rotary positions.
+
+use bitnet_format::{ModelConfig, RopeScaling};
+use bitnet_kernels::ops;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// The angles of half-split rotary position embedding: element `i` of a head turns with element `i + dim / 2`.
+///
+/// Source: Su et al., "RoFormer" (arXiv 2104.09864), section 3.2.2; `inv_freq[i] = theta^(-2 i / dim)`.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Radians a position, one for each pair.
+    inv_freq: Vec<f32>,
+}
+
+/// Cosines and sines of some positions, `[positions, dim / 2]` each.
+#[derive(Clone, Debug)]
+pub struct RopeTables {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+}
+
+impl Rope {
+    /// The frequencies of a configuration, scaled as it says.
+    pub fn new(config: &ModelConfig) -> Self {
+        let half = config.rope_dim / 2;
+        let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.rope_dim as f64));
+        let scaled = plain.enumerate().map(|(i, freq)| scale(&config.rope_scaling, i, freq) as f32);
+        Self { inv_freq: scaled.collect() }
+    }
+
+    /// Tables for the positions `start..start + tokens`.
+    ///
+    /// The angle is the f32 product of position and frequency, as in the models' own code: at thousands of radians its
+    /// rounding is part of the model.
+    pub fn tables(&self, start: usize, tokens: usize, device: &Device) -> RopeTables {
+        let angles = (start..start + tokens).flat_map(|p| self.inv_freq.iter().map(move |f| f64::from(p as f32 * f)));
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
+        let table =
+            |values| Tensor::from_data(TensorData::new(values, [tokens, self.inv_freq.len()]), (device, DType::F32));
+        RopeTables { cos: table(cos), sin: table(sin) }
+    }
+}
+
+impl RopeTables {
+    /// Turns every head of `x` (`[batch, tokens, heads, head_dim]`); token `t` by the angles of row `t`.
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::rope(x, self.cos.clone(), self.sin.clone(), 0)
+    }
+}
+
+/// One frequency under the model's context extension.
+fn scale(scaling: &RopeScaling, i: usize, freq: f64) -> f64 {
+    match scaling {
+        RopeScaling::None => freq,
+        RopeScaling::Linear { factor } => freq / factor,
+        RopeScaling::Factors(factors) => freq / f64::from(factors[i]),
+        // Llama 3.1: long waves are stretched, short ones stay, those between get a mixture.
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let waves = *original_context as f64 * freq / std::f64::consts::TAU;
+            let keep = ((waves - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+            freq * keep + freq / factor * (1.0 - keep)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
+        let scaling =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        assert_eq!(scale(&scaling, 0, 1.0), 1.0);
+        assert_eq!(scale(&scaling, 0, 1e-6), 1e-6 / 8.0);
+        // A wave of 8192 / 2.5 positions is half way between.
+        let freq = std::f64::consts::TAU * 2.5 / 8192.0;
+        assert!((scale(&scaling, 0, freq) / freq - (0.5 + 0.5 / 8.0)).abs() < 1e-12);
+    }
+}

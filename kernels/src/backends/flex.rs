@@ -1,0 +1,33 @@
+//! Burn's default CPU backend.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Shape, TensorData};
+
+use super::host::HostBackend;
+
+impl HostBackend for Flex {
+    fn contiguous(x: FlexTensor) -> FlexTensor {
+        if x.is_contiguous() { x } else { x.to_contiguous() }
+    }
+
+    fn contiguous_int(x: FlexTensor) -> FlexTensor {
+        Self::contiguous(x)
+    }
+
+    fn f32s(x: &FlexTensor) -> &[f32] {
+        x.as_slice().unwrap_or_else(|| panic!("expected a contiguous F32 tensor, got {:?}", x.dtype()))
+    }
+
+    fn words(x: &FlexTensor) -> &[u32] {
+        x.as_slice().unwrap_or_else(|| panic!("expected contiguous U32 words, got {:?}", x.dtype()))
+    }
+
+    fn bytes(x: &FlexTensor) -> &[u8] {
+        x.as_slice().unwrap_or_else(|| panic!("expected contiguous U8 rows, got {:?}", x.dtype()))
+    }
+
+    fn from_f32s(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
+    }
+}

@@ -1,0 +1,164 @@
+//! Linear layers whose weights are not ternary: the output head and, row by row, the token embedding.
+//!
+//! The weights stay as the file has them (f16, bf16, 8-bit or smaller blocks). A row is decoded into f32 when it is
+//! needed, then meets every token; so one kernel serves every storage, and the file can stay mapped.
+
+use half::slice::HalfFloatSliceExt;
+
+use super::isa::Isa;
+use super::{lanes, parallel};
+
+/// Turns the stored bytes of one row into its f32 values. Must be given exactly the bytes and the width of a row.
+pub type RowDecoder = fn(bytes: &[u8], row: &mut [f32]);
+
+/// A matrix `[rows, cols]`, borrowed.
+#[derive(Clone, Copy)]
+pub enum DenseView<'a> {
+    /// Values in memory.
+    Floats {
+        /// `rows * cols` values.
+        values: &'a [f32],
+        /// Values in a row.
+        cols: usize,
+    },
+    /// Rows in stored form.
+    Stored {
+        /// `rows * row_bytes` bytes.
+        bytes: &'a [u8],
+        /// Values in a row.
+        cols: usize,
+        /// Stored bytes of a row.
+        row_bytes: usize,
+        /// How to read a row.
+        decode: RowDecoder,
+    },
+}
+
+impl DenseView<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            DenseView::Floats { values, cols } => values.len() / (*cols).max(1),
+            DenseView::Stored { bytes, row_bytes, .. } => bytes.len() / (*row_bytes).max(1),
+        }
+    }
+
+    fn cols(&self) -> usize {
+        match self {
+            DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } => *cols,
+        }
+    }
+
+    /// The values of row `n`, read into `buffer` if they are not in memory as they are.
+    fn row<'b>(&'b self, n: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        match self {
+            DenseView::Floats { values, cols } => &values[n * cols..][..*cols],
+            DenseView::Stored { bytes, cols, row_bytes, decode } => {
+                buffer.resize(*cols, 0.0);
+                decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
+                buffer
+            }
+        }
+    }
+}
+
+/// `out[t, n] = sum_k x[t, k] * w[n, k]` in f32; `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
+///
+/// # Panics
+/// When a slice does not have the length that the others say.
+pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [f32]) {
+    let (rows, cols) = (w.rows(), w.cols());
+    assert_eq!(x.len(), tokens * cols, "activations");
+    assert_eq!(out.len(), tokens * rows, "output");
+    if cols == 0 || tokens == 0 {
+        return out.fill(0.0);
+    }
+    let rows_at_once = parallel::rows_per_task(rows, 8);
+    let run = |task: usize, out: &mut [f32]| {
+        let mut buffer = Vec::new();
+        for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
+            let row = w.row(task * rows_at_once + i, &mut buffer);
+            for (x, out) in x.chunks_exact(cols).zip(out) {
+                *out = lanes::dot(isa, x, row);
+            }
+        }
+    };
+    let work = tokens * rows * cols;
+    if tokens == 1 {
+        parallel::chunks(out, rows_at_once, work, run);
+    } else {
+        let mut by_row = vec![0f32; out.len()];
+        parallel::chunks(&mut by_row, rows_at_once * tokens, work, run);
+        parallel::transpose(&by_row, tokens, out, rows);
+    }
+}
+
+/// Decodes rows of f32, little-endian.
+pub fn decode_f32(bytes: &[u8], row: &mut [f32]) {
+    for (b, out) in bytes.as_chunks::<4>().0.iter().zip(row) {
+        *out = f32::from_le_bytes(*b);
+    }
+}
+
+/// Decodes rows of IEEE half precision, little-endian.
+pub fn decode_f16(bytes: &[u8], row: &mut [f32]) {
+    // SAFETY: every bit pattern of two bytes is an `f16`.
+    let (before, halves, _) = unsafe { bytes.align_to::<half::f16>() };
+    if before.is_empty() && halves.len() == row.len() {
+        halves.convert_to_f32_slice(row);
+    } else {
+        for (b, out) in bytes.as_chunks::<2>().0.iter().zip(row) {
+            *out = half::f16::from_le_bytes(*b).to_f32();
+        }
+    }
+}
+
+/// Decodes rows of bfloat16, little-endian.
+pub fn decode_bf16(bytes: &[u8], row: &mut [f32]) {
+    for (b, out) in bytes.as_chunks::<2>().0.iter().zip(row) {
+        *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_storage_gives_the_product_of_its_values() {
+        let (rows, cols) = (37, 45);
+        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 31) % 97) as f32 / 16.0 - 3.0).collect();
+        let f32s: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let f16s: Vec<u8> = values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
+        let bf16s: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        // One byte in front, so that the half precision rows are not aligned either.
+        let shifted: Vec<u8> = std::iter::once(0).chain(f16s.iter().copied()).collect();
+        for tokens in [1, 2, 5] {
+            let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 17) % 29) as f32 / 8.0 - 1.5).collect();
+            let mut expected = vec![0f32; tokens * rows];
+            for t in 0..tokens {
+                for n in 0..rows {
+                    expected[t * rows + n] = (0..cols).map(|k| x[t * cols + k] * values[n * cols + k]).sum();
+                }
+            }
+            let stored: [(&[u8], usize, RowDecoder); 4] = [
+                (&f32s, 4, decode_f32),
+                (&f16s, 2, decode_f16),
+                (&bf16s, 2, decode_bf16),
+                (&shifted[1..], 2, decode_f16),
+            ];
+            for (bytes, width, decode) in stored {
+                for isa in Isa::available() {
+                    let mut floats = vec![0f32; tokens * rows];
+                    linear(isa, &x, tokens, &DenseView::Floats { values: &values, cols }, &mut floats);
+                    let mut out = vec![0f32; tokens * rows];
+                    let view = DenseView::Stored { bytes, cols, row_bytes: cols * width, decode };
+                    linear(isa, &x, tokens, &view, &mut out);
+                    assert_eq!(out, floats, "these values are exact in every storage");
+                    for (a, b) in out.iter().zip(&expected) {
+                        assert!((a - b).abs() < 1e-3, "{a} {b} {isa}");
+                    }
+                }
+            }
+        }
+    }
+}

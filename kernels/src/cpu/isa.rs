@@ -1,0 +1,138 @@
+//! Which instruction set the slice kernels run on, decided once at run time.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// An instruction set that the kernels are written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Portable Rust.
+    Scalar,
+    /// x86-64 with AVX2 and F16C (Intel Haswell, AMD Zen).
+    Avx2,
+    /// x86-64 with AVX-512 F, BW and VNNI (Intel Ice Lake, AMD Zen 4).
+    Avx512Vnni,
+    /// AArch64 with the NEON that every Armv8 core has.
+    Neon,
+    /// AArch64 with the `sdot` instruction (Armv8.2 dotprod: Cortex-A76, Apple M1, Graviton 2).
+    NeonDotprod,
+}
+
+impl Isa {
+    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod];
+
+    /// The name that `BITNET_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "dotprod",
+        }
+    }
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx2")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => {
+                std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// All that this processor can run, the best one last.
+    pub fn available() -> Vec<Isa> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The instruction set that the backends use: `BITNET_ISA` if it is set, else the best available one.
+    ///
+    /// # Errors
+    /// When `BITNET_ISA` names nothing that this processor can run.
+    pub fn select() -> Result<Isa, IsaError> {
+        static SELECTED: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
+        SELECTED.get_or_init(|| Self::choose(std::env::var("BITNET_ISA").ok().as_deref())).clone()
+    }
+
+    /// [`Isa::select`] for code that cannot return an error; whoever loads a model has asked `select` before.
+    ///
+    /// # Panics
+    /// When `BITNET_ISA` names nothing that this processor can run.
+    pub fn active() -> Isa {
+        match Self::select() {
+            Ok(isa) => isa,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn choose(wanted: Option<&str>) -> Result<Isa, IsaError> {
+        match wanted {
+            None | Some("") => Ok(Self::available().pop().unwrap_or(Isa::Scalar)),
+            Some(name) => {
+                let isa: Isa = name.parse()?;
+                if isa.is_available() { Ok(isa) } else { Err(IsaError::new(name)) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| IsaError::new(name))
+    }
+}
+
+/// `BITNET_ISA` asks for what is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("BITNET_ISA={wanted}: not an instruction set of this processor, which has {available}")]
+pub struct IsaError {
+    wanted: String,
+    available: String,
+}
+
+impl IsaError {
+    fn new(wanted: &str) -> Self {
+        let available: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+        Self { wanted: wanted.to_string(), available: available.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_met_or_refused() {
+        assert_eq!(Isa::choose(Some("scalar")), Ok(Isa::Scalar));
+        assert_eq!(Isa::choose(None).as_ref(), Ok(Isa::available().last().unwrap()));
+        let error = Isa::choose(Some("mmx")).unwrap_err().to_string();
+        assert!(error.contains("BITNET_ISA=mmx") && error.contains("scalar"), "{error}");
+        let foreign = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+        assert!(Isa::choose(Some(foreign)).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Slice kernels of the CPU backends.
+//!
+//! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current `rayon` pool.
+//! Results do not depend on either: integers are exact, and floats are added in one fixed order (see [`lanes`]), so a
+//! model gives the same text on every machine of one architecture, with any number of threads.
+
+pub mod attention;
+pub mod dense;
+pub mod gate;
+pub mod isa;
+pub mod lanes;
+pub mod norm;
+mod parallel;
+pub mod rope;
+pub mod ternary;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;

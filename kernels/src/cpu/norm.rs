@@ -1,0 +1,47 @@
+//! RMSNorm.
+
+use super::parallel;
+
+/// `out = weight * (x / sqrt(mean(x^2) + eps))` for each row of `x` (`[rows, weight.len()]`), the sum of squares in f64.
+///
+/// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (arXiv 1910.07467), eq. 4.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    parallel::chunks(out, width.max(1), x.len(), |row, out| {
+        let x = &x[row * width..][..width];
+        let mean = sum_of_squares(x) / width as f64;
+        let scale = 1.0 / (mean as f32 + eps).sqrt();
+        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *out = (x * scale) * w;
+        }
+    });
+}
+
+fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut sums = [0f64; 8];
+    let (chunks, rest) = x.as_chunks::<8>();
+    for chunk in chunks {
+        for lane in 0..8 {
+            sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+        }
+    }
+    for (lane, x) in rest.iter().enumerate() {
+        sums[lane] += f64::from(*x) * f64::from(*x);
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_equal_values_becomes_the_weight() {
+        let weight: Vec<f32> = (0..11).map(|i| i as f32).collect();
+        let mut out = vec![0.0; 22];
+        rms_norm(&[vec![3.0; 11], vec![-0.5; 11]].concat(), &weight, 0.0, &mut out);
+        for i in 0..11 {
+            assert!((out[i] - weight[i]).abs() < 1e-5 && (out[11 + i] + weight[i]).abs() < 1e-5);
+        }
+    }
+}

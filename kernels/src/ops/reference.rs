@@ -1,0 +1,195 @@
+//! The operations in Burn's own terms: what every faster version must equal.
+
+use burn::backend::tensor::{Device, FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{DType, FloatDType, Scalar, Shape, Slice, TensorData};
+
+use super::{Activations, RowDecoder, TernarySpec};
+use crate::cpu::gate::Gate;
+
+const EPSILON: f64 = 1e-5;
+
+/// See [`super::TernaryOps::ternary_linear`].
+pub fn ternary_linear<B: Backend>(
+    x: FloatTensor<B>,
+    words: IntTensor<B>,
+    scale: FloatTensor<B>,
+    spec: TernarySpec,
+) -> FloatTensor<B> {
+    let (x, token_scale) = match spec.activations {
+        Activations::Float => (x, None),
+        Activations::Int8 => {
+            let (codes, scale) = absmax_int8::<B>(x);
+            (codes, Some(scale))
+        }
+    };
+    let trits = B::float_transpose(trits::<B>(words, spec.cols));
+    let Some(group) = spec.group else {
+        let scale = B::float_transpose(scale);
+        let dots = B::float_matmul(x, trits);
+        return B::float_mul(
+            dots,
+            match token_scale {
+                Some(token_scale) => B::float_div(scale, token_scale),
+                None => scale,
+            },
+        );
+    };
+    let mut sum: Option<FloatTensor<B>> = None;
+    for (g, first) in (0..spec.cols).step_by(group).enumerate() {
+        let columns = first..spec.cols.min(first + group);
+        let x = B::float_slice(x.clone(), &[Slice::full(), columns.clone().into()]);
+        let trits = B::float_slice(trits.clone(), &[columns.into(), Slice::full()]);
+        let scale = B::float_transpose(B::float_slice(scale.clone(), &[Slice::full(), (g..g + 1).into()]));
+        let part = B::float_mul(B::float_matmul(x, trits), scale);
+        sum = Some(match sum {
+            Some(sum) => B::float_add(sum, part),
+            None => part,
+        });
+    }
+    let sum = sum.expect("a matrix has columns");
+    match token_scale {
+        Some(token_scale) => B::float_div(sum, token_scale),
+        None => sum,
+    }
+}
+
+/// Int8 codes, as floats, of each row of `x`, and the scale `127 / max(max|x|, 1e-5)` (`[rows, 1]`) that made them.
+pub fn absmax_int8<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let max = B::float_clamp_min(B::float_max_abs_dim(x.clone(), 1), EPSILON.into());
+    let full = B::float_full(max.shape(), Scalar::from(127.0), &max.device(), FloatDType::F32);
+    let scale = B::float_div(full, max);
+    let codes = B::float_round(B::float_mul(x, scale.clone()));
+    (B::float_clamp(codes, Scalar::from(-128.0), Scalar::from(127.0)), scale)
+}
+
+/// The trits of packed words (`[rows, ceil(cols / 16)]`) as floats, `[rows, cols]`.
+pub fn trits<B: Backend>(words: IntTensor<B>, cols: usize) -> FloatTensor<B> {
+    let [rows, width] = words.shape().dims();
+    let spread = Shape::from([rows, width, 16]);
+    let shifts: Vec<u32> = (0..16).map(|j| 2 * j).collect();
+    let shifts = B::int_from_data(TensorData::new(shifts, [1, 1, 16]), &words.device());
+    let words = B::int_expand(B::int_reshape(words, Shape::from([rows, width, 1])), spread.clone());
+    let codes = B::bitwise_and_scalar(B::bitwise_right_shift(words, B::int_expand(shifts, spread)), Scalar::from(3u32));
+    let codes = B::float_reshape(B::int_into_float(codes, FloatDType::F32), Shape::from([rows, width * 16]));
+    let codes = B::float_slice(codes, &[Slice::full(), (0..cols).into()]);
+    B::float_sub_scalar(codes, Scalar::from(1.0))
+}
+
+/// See [`super::TernaryOps::ternary_dequantize`].
+pub fn dequantize<B: Backend>(words: IntTensor<B>, scale: FloatTensor<B>, spec: TernarySpec) -> FloatTensor<B> {
+    let trits = trits::<B>(words, spec.cols);
+    let scale = match spec.group {
+        None => scale,
+        Some(size) => {
+            let [rows, groups] = scale.shape().dims();
+            let scale = B::float_reshape(scale, Shape::from([rows, groups, 1]));
+            let scale = B::float_expand(scale, Shape::from([rows, groups, size]));
+            let scale = B::float_reshape(scale, Shape::from([rows, groups * size]));
+            B::float_slice(scale, &[Slice::full(), (0..spec.cols).into()])
+        }
+    };
+    B::float_mul(trits, scale)
+}
+
+/// See [`super::TernaryOps::dense_linear`].
+pub fn dense_linear<B: Backend>(x: FloatTensor<B>, w: FloatTensor<B>) -> FloatTensor<B> {
+    let w = if w.dtype() == DType::F32 { w } else { B::float_cast(w, FloatDType::F32) };
+    B::float_matmul(x, B::float_transpose(w))
+}
+
+/// See [`super::TernaryOps::rows_linear`].
+pub fn rows_linear<B: Backend>(
+    x: FloatTensor<B>,
+    rows: IntTensor<B>,
+    decode: RowDecoder,
+    cols: usize,
+) -> FloatTensor<B> {
+    dense_linear::<B>(x, decode_rows::<B>(rows, decode, cols))
+}
+
+/// See [`super::TernaryOps::decode_rows`]: the bytes are read back and decoded on the host.
+pub fn decode_rows<B: Backend>(rows: IntTensor<B>, decode: RowDecoder, cols: usize) -> FloatTensor<B> {
+    let device: Device<B> = rows.device();
+    let [count, row_bytes] = rows.shape().dims();
+    let data = burn::tensor::read_sync(B::int_into_data(rows)).expect("the rows can be read back");
+    let mut values = vec![0f32; count * cols];
+    for (bytes, row) in data.as_bytes().chunks_exact(row_bytes).zip(values.chunks_exact_mut(cols)) {
+        decode(bytes, row);
+    }
+    B::float_from_data(TensorData::new(values, [count, cols]), &device)
+}
+
+/// See [`super::TernaryOps::rms_norm`].
+pub fn rms_norm<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+    let [width] = weight.shape().dims();
+    let mean = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
+    let scale = B::float_recip(B::float_sqrt(B::float_add_scalar(mean, Scalar::from(eps))));
+    B::float_mul(B::float_mul(x, scale), B::float_reshape(weight, Shape::from([1, width])))
+}
+
+/// See [`super::TernaryOps::rope`].
+pub fn rope<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>, start: usize) -> FloatTensor<B> {
+    let [_, tokens, _, head_dim] = x.shape().dims();
+    let [_, half] = cos.shape().dims();
+    let part = |from: usize, to: usize| {
+        B::float_slice(x.clone(), &[Slice::full(), Slice::full(), Slice::full(), (from..to).into()])
+    };
+    let table = |table: FloatTensor<B>| {
+        let rows = B::float_slice(table, &[(start..start + tokens).into(), Slice::full()]);
+        B::float_reshape(rows, Shape::from([1, tokens, 1, half]))
+    };
+    let (cos, sin) = (table(cos), table(sin));
+    let (low, high) = (part(0, half), part(half, 2 * half));
+    let new_low = B::float_sub(B::float_mul(low.clone(), cos.clone()), B::float_mul(high.clone(), sin.clone()));
+    let new_high = B::float_add(B::float_mul(high, cos), B::float_mul(low, sin));
+    let mut parts = vec![new_low, new_high];
+    if 2 * half < head_dim {
+        parts.push(part(2 * half, head_dim));
+    }
+    B::float_cat(parts, 3)
+}
+
+/// See [`super::TernaryOps::attention`].
+pub fn attention<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    start: usize,
+    scale: f64,
+) -> FloatTensor<B> {
+    let [batch, tokens, heads, head_dim] = q.shape().dims();
+    let [_, kv_heads, _, _] = k.shape().dims();
+    let positions = start + tokens;
+    // Every query head gets its own copy of the KV head: broadcast batches are not checked on every path of Burn 0.22.
+    let repeat = |cache: FloatTensor<B>| {
+        let whole = Slice::full();
+        let cache = B::float_slice(cache, &[whole, whole, (0..positions).into(), whole]);
+        let cache = B::float_reshape(cache, Shape::from([batch, kv_heads, 1, positions, head_dim]));
+        let cache = B::float_expand(cache, Shape::from([batch, kv_heads, heads / kv_heads, positions, head_dim]));
+        B::float_reshape(cache, Shape::from([batch, heads, positions, head_dim]))
+    };
+    let device: Device<B> = q.device();
+    let q = B::float_permute(q, &[0, 2, 1, 3]);
+    let scores = B::float_mul_scalar(B::float_matmul(q, B::float_swap_dims(repeat(k), 2, 3)), Scalar::from(scale));
+    let future: Vec<bool> = (0..tokens).flat_map(|t| (0..positions).map(move |p| p > start + t)).collect();
+    let future = B::bool_from_data(TensorData::new(future, [1, 1, tokens, positions]), &device);
+    let future = B::bool_expand(future, Shape::from([batch, heads, tokens, positions]));
+    let scores = B::float_mask_fill(scores, future, Scalar::from(f32::NEG_INFINITY));
+    let max = B::float_detach(B::float_max_dim(scores.clone(), 3));
+    let p = B::float_exp(B::float_sub(scores, max));
+    let p = B::float_div(p.clone(), B::float_sum_dim(p, 3));
+    B::float_permute(B::float_matmul(p, repeat(v)), &[0, 2, 1, 3])
+}
+
+/// See [`super::TernaryOps::gated`].
+pub fn gated<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>, kind: Gate) -> FloatTensor<B> {
+    let gate = match kind {
+        Gate::Relu2 => {
+            let gate = B::relu(gate);
+            B::float_mul(gate.clone(), gate)
+        }
+        Gate::Silu => B::float_mul(gate.clone(), B::sigmoid(gate)),
+    };
+    B::float_mul(gate, up)
+}

@@ -1,0 +1,249 @@
+//! Every operation on every compiled backend, against its body in Burn's own terms and the integers of
+//! `bitnet-ternary`.
+#![cfg(feature = "burn")]
+#![cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept as long as Burn has this backend"))]
+
+use bitnet_kernels::ops::{self, Activations, TernarySpec, reference};
+use bitnet_kernels::{Gate, RowDecoder, cpu::dense};
+use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+fn noise(seed: u32, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state % 20_001) as f32 / 2500.0 - 4.0
+    };
+    std::iter::repeat_with(next).take(n).collect()
+}
+
+fn tensor<const D: usize>(seed: u32, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let values = noise(seed, shape.iter().product());
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+struct Case {
+    matrix: TernaryMatrix,
+    words: Tensor<2, Int>,
+    scale: Tensor<2>,
+    spec: TernarySpec,
+}
+
+fn case(rows: usize, cols: usize, group: Option<usize>, activations: Activations, device: &Device) -> Case {
+    let trits: Vec<i8> = noise(7, rows * cols).iter().map(|x| ((x * 7.0) as i32).rem_euclid(3) as i8 - 1).collect();
+    let groups = |n: usize| noise(8, n).iter().map(|x| x.abs() + 0.1).collect::<Vec<_>>();
+    let (scale, shape) = match group {
+        None => (Scale::Tensor(0.37), [1, 1]),
+        Some(0) => (Scale::Row(groups(rows)), [rows, 1]),
+        Some(size) => {
+            let count = cols.div_ceil(size);
+            (Scale::Group { size, values: groups(rows * count) }, [rows, count])
+        }
+    };
+    let matrix = TernaryMatrix::from_trits(rows, cols, &trits, scale).unwrap();
+    let values = match matrix.scale() {
+        Scale::Tensor(s) => vec![*s],
+        Scale::Row(s) | Scale::Group { values: s, .. } => s.clone(),
+    };
+    let words = TensorData::new(matrix.words().to_vec(), [rows, cols.div_ceil(16)]);
+    Case {
+        words: Tensor::from_data(words, (device, DType::U32)),
+        scale: Tensor::from_data(TensorData::new(values, shape), (device, DType::F32)),
+        spec: TernarySpec { cols, group: group.filter(|size| *size > 0), activations },
+        matrix,
+    }
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().to_vec().unwrap()
+}
+
+fn close<const D: usize>(a: Tensor<D>, b: Tensor<D>, what: &str) {
+    assert_eq!(a.dims(), b.dims(), "{what}");
+    let largest = floats(b.clone()).iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = floats(a).iter().zip(floats(b)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(worst <= 1e-5 * largest.max(1.0), "{what}: {worst} of {largest}");
+}
+
+const GROUPS: [Option<usize>; 4] = [None, Some(0), Some(16), Some(128)];
+
+/// The tests of one backend.
+macro_rules! suite {
+    ($name:ident, $backend:ty, $device:expr) => {
+        mod $name {
+            use super::*;
+
+            fn device() -> Device {
+                $device
+            }
+
+            fn prim<const D: usize>(x: &Tensor<D>) -> burn::backend::tensor::FloatTensor<$backend> {
+                x.clone().try_into_primitive::<$backend>().expect("a tensor of this backend")
+            }
+
+            fn prim_int(x: &Tensor<2, Int>) -> burn::backend::tensor::IntTensor<$backend> {
+                x.clone().try_into_primitive::<$backend>().expect("a tensor of this backend")
+            }
+
+            #[test]
+            fn the_ternary_linear_is_exact() {
+                for (rows, cols, tokens) in [(5, 70, 1), (33, 256, 3), (64, 300, 6)] {
+                    for group in GROUPS {
+                        let c = case(rows, cols, group, Activations::Int8, &device());
+                        let x = tensor::<2>(1, [tokens, cols], &device());
+                        let expected = exact::linear(&floats(x.clone()), tokens, &c.matrix);
+                        let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
+                        assert_eq!(y.dims(), [tokens, rows]);
+                        assert_eq!(floats(y), expected, "{rows}x{cols}, {tokens} tokens, {group:?}");
+
+                        let body =
+                            reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);
+                        assert_eq!(
+                            floats(Tensor::<2>::from_primitive::<$backend>(body)),
+                            expected,
+                            "reference {group:?}"
+                        );
+                    }
+                }
+            }
+
+            #[test]
+            fn weight_only_layers_and_dense_weights_agree_with_the_reference() {
+                for group in GROUPS {
+                    let c = case(21, 160, group, Activations::Float, &device());
+                    let x = tensor::<2>(2, [4, 160], &device());
+                    let body =
+                        reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);
+                    let y = ops::ternary_linear(x, c.words.clone(), c.scale.clone(), c.spec);
+                    close(y, Tensor::from_primitive::<$backend>(body), "float activations");
+
+                    let dense = ops::dequantize(c.words.clone(), c.scale.clone(), c.spec);
+                    assert_eq!(floats(dense), c.matrix.to_f32());
+                    let body = reference::dequantize::<$backend>(prim_int(&c.words), prim(&c.scale), c.spec);
+                    assert_eq!(floats(Tensor::<2>::from_primitive::<$backend>(body)), c.matrix.to_f32());
+                }
+                let (x, w) = (tensor::<2>(3, [3, 90], &device()), tensor::<2>(4, [11, 90], &device()));
+                let body = reference::dense_linear::<$backend>(prim(&x), prim(&w));
+                close(ops::dense_linear(x, w), Tensor::from_primitive::<$backend>(body), "dense");
+            }
+
+            #[test]
+            fn stored_rows_agree_with_the_reference() {
+                let (rows, cols) = (13, 48);
+                let values = noise(5, rows * cols);
+                let stored: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+                let stored = TensorData::new(stored, [rows, 2 * cols]);
+                let stored = Tensor::<2, Int>::from_data(stored, (&device(), DType::U8));
+                let decode: RowDecoder = dense::decode_bf16;
+                let x = tensor::<2>(6, [5, cols], &device());
+
+                let decoded = ops::decode_rows(stored.clone(), decode, cols);
+                let expected: Vec<f32> = values.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+                assert_eq!(floats(decoded), expected);
+                let body = reference::decode_rows::<$backend>(prim_int(&stored), decode, cols);
+                assert_eq!(floats(Tensor::<2>::from_primitive::<$backend>(body)), expected);
+                let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), decode, cols);
+                let y = ops::rows_linear(x, stored, decode, cols);
+                close(y, Tensor::from_primitive::<$backend>(body), "stored rows");
+            }
+
+            #[test]
+            fn norm_rope_and_gate_agree_with_the_reference() {
+                let (x, w) = (tensor::<2>(9, [6, 70], &device()), tensor::<1>(10, [70], &device()));
+                let body = reference::rms_norm::<$backend>(prim(&x), prim(&w), 1e-5);
+                close(ops::rms_norm(x, w, 1e-5), Tensor::from_primitive::<$backend>(body), "norm");
+
+                for head_dim in [16, 20] {
+                    let x = tensor::<4>(11, [2, 3, 4, head_dim], &device());
+                    let (cos, sin) = (tensor::<2>(12, [9, 8], &device()), tensor::<2>(13, [9, 8], &device()));
+                    let body = reference::rope::<$backend>(prim(&x), prim(&cos), prim(&sin), 5);
+                    close(ops::rope(x, cos, sin, 5), Tensor::from_primitive::<$backend>(body), "rope");
+                }
+                for gate in [Gate::Relu2, Gate::Silu] {
+                    let (g, up) = (tensor::<2>(14, [3, 50], &device()), tensor::<2>(15, [3, 50], &device()));
+                    let body = reference::gated::<$backend>(prim(&g), prim(&up), gate);
+                    close(ops::gated(g, up, gate), Tensor::from_primitive::<$backend>(body), "gate");
+                }
+            }
+
+            #[test]
+            fn attention_agrees_with_the_reference_and_reads_no_position_beyond_its_own() {
+                for (tokens, start) in [(1, 0), (1, 6), (5, 0), (4, 3)] {
+                    let q = tensor::<4>(16, [2, tokens, 6, 16], &device());
+                    let k = tensor::<4>(17, [2, 3, 9, 16], &device());
+                    let v = tensor::<4>(18, [2, 3, 9, 16], &device());
+                    let body = reference::attention::<$backend>(prim(&q), prim(&k), prim(&v), start, 0.25);
+                    let body = Tensor::<4>::from_primitive::<$backend>(body);
+                    let y = ops::attention(q.clone(), k.clone(), v.clone(), start, 0.25);
+                    close(y.clone(), body, "attention");
+                    let (room, used) = (9, start + tokens);
+                    if used < room {
+                        let stale = Tensor::<4>::full([2, 3, room - used, 16], f32::NAN, &device());
+                        let v = v.slice_assign([0..2, 0..3, used..room, 0..16], stale.clone());
+                        let k = k.slice_assign([0..2, 0..3, used..room, 0..16], stale);
+                        assert_eq!(floats(ops::attention(q, k, v, start, 0.25)), floats(y));
+                    }
+                }
+            }
+
+            #[test]
+            fn views_are_taken_in_their_own_order() {
+                let c = case(9, 64, None, Activations::Int8, &device());
+                let x = tensor::<2>(19, [64, 3], &device()).transpose();
+                let copy = Tensor::<2>::from_data(x.to_data(), &device());
+                let y = ops::ternary_linear(x, c.words.clone(), c.scale.clone(), c.spec);
+                assert_eq!(floats(y), floats(ops::ternary_linear(copy, c.words, c.scale, c.spec)));
+            }
+
+            #[test]
+            fn gradients_reach_the_input() {
+                let autodiff = device().autodiff();
+                for group in GROUPS {
+                    let c = case(12, 80, group, Activations::Int8, &device());
+                    let x = tensor::<2>(20, [3, 80], &autodiff).require_grad();
+                    let dy = tensor::<2>(21, [3, 12], &autodiff);
+                    let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
+                    let expected = exact::linear(&floats(x.clone().inner()), 3, &c.matrix);
+                    assert_eq!(floats(y.clone().inner()), expected, "the training forward is the inference kernel");
+                    let grads = (y * dy.clone()).sum().backward();
+                    let dense = Tensor::<2>::from_data(TensorData::new(c.matrix.to_f32(), [12, 80]), &device());
+                    close(x.grad(&grads).unwrap(), dy.inner().matmul(dense), "dx = dy W");
+                }
+            }
+
+            #[test]
+            fn the_other_operations_are_differentiable() {
+                let autodiff = device().autodiff();
+                let x = tensor::<2>(22, [6, 32], &autodiff).require_grad();
+                let w = tensor::<1>(23, [32], &autodiff).require_grad();
+                let normed = ops::rms_norm(x.clone(), w.clone(), 1e-5);
+                let heads = normed.clone().reshape([1, 6, 2, 16]);
+                let (cos, sin) = (tensor::<2>(24, [6, 8], &autodiff), tensor::<2>(25, [6, 8], &autodiff));
+                let q = ops::rope(heads.clone(), cos, sin, 0);
+                let kv = heads.slice([0..1, 0..6, 0..1, 0..16]).swap_dims(1, 2);
+                let y = ops::attention(q, kv.clone(), kv, 0, 0.25).reshape([6, 32]);
+                let y = ops::gated(y, normed, Gate::Silu);
+                let grads = y.sum().backward();
+                for gradient in [floats(x.grad(&grads).unwrap()), floats(w.grad(&grads).unwrap())] {
+                    assert!(gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| *g != 0.0));
+                }
+            }
+        }
+    };
+}
+
+#[cfg(feature = "flex")]
+suite!(flex, burn::backend::Flex, Device::flex());
+#[cfg(feature = "ndarray")]
+suite!(ndarray, burn::backend::NdArray, Device::ndarray());
+
+#[test]
+fn devices_are_found_by_name_and_others_are_refused() {
+    for info in bitnet_kernels::devices().unwrap() {
+        bitnet_kernels::device(info.kind.name()).unwrap();
+    }
+    let error = bitnet_kernels::device("abacus").unwrap_err().to_string();
+    assert!(error.contains("abacus"), "{error}");
+}
