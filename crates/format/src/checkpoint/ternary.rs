@@ -36,7 +36,7 @@ impl Checkpoint {
         let mut matrix = match info.dtype {
             StorageType::U8 => self.packed(linear, info, rows, cols)?,
             StorageType::Ternary(_) => self.decode_ternary(info)?,
-            dtype if dtype.is_readable_as_float() => self.from_floats(linear, info, rows, cols)?,
+            dtype if dtype.is_readable_as_float() => self.of_floats(linear, info, rows, cols)?,
             other => {
                 return Err(self.refuse(info, format!("is stored as {other}, which no linear is read from")));
             }
@@ -62,7 +62,7 @@ impl Checkpoint {
             .map_err(|e| self.bad_ternary(info, e))
     }
 
-    fn from_floats(
+    fn of_floats(
         &self,
         linear: &str,
         info: &TensorInfo,

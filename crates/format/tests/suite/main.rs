@@ -1,0 +1,13 @@
+//! Tests of this room through its public API, in one program because linking is what costs.
+
+mod attacks_gguf;
+mod attacks_safetensors;
+mod blocks;
+mod common;
+mod config_gguf;
+mod config_hugging_face;
+mod moby;
+mod paths;
+mod properties;
+mod reading;
+mod writer;
