@@ -2,11 +2,11 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
+use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::TextError;
+use crate::{TextError, jinja};
 
 /// Who says a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,10 +87,6 @@ pub struct ChatTemplate {
 
 const NAME: &str = "chat";
 
-/// Work that one rendering may do: about one unit an instruction and one for 64 bytes. A long conversation takes
-/// thousands; a template is a stranger's program and must end.
-const FUEL: u64 = 20_000_000;
-
 /// The format BitNet b1.58 2B-4T was tuned on.
 const BITNET_2B4T: &str = "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}";
 
@@ -110,8 +106,8 @@ impl ChatTemplate {
         origin: TemplateOrigin,
     ) -> Result<Self, TextError> {
         let source = source.into();
-        let mut environment = environment();
-        environment.add_template_owned(NAME, source.clone()).map_err(|e| template_error(&e))?;
+        let mut environment = jinja::environment();
+        environment.add_template_owned(NAME, source.clone()).map_err(|e| jinja::error(&e))?;
         Ok(Self {
             source: source.into(),
             environment: Arc::new(environment),
@@ -137,7 +133,7 @@ impl ChatTemplate {
     /// [`TextError::Template`] with the line that failed and why: something undefined, an exception the template
     /// raises (many refuse some orders of roles), or too much work.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
-        let template = self.environment.get_template(NAME).map_err(|e| template_error(&e))?;
+        let template = self.environment.get_template(NAME).map_err(|e| jinja::error(&e))?;
         let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
         let conversation: Vec<minijinja::Value> = messages.iter().map(message).collect();
         let context = context! {
@@ -148,7 +144,7 @@ impl ChatTemplate {
             tools => minijinja::Value::from(()),
             documents => minijinja::Value::from(()),
         };
-        template.render(context).map_err(|e| template_error(&e))
+        template.render(context).map_err(|e| jinja::error(&e))
     }
 }
 
@@ -159,78 +155,6 @@ impl fmt::Debug for ChatTemplate {
             .field("origin", &self.origin)
             .finish_non_exhaustive()
     }
-}
-
-/// Jinja as `transformers` sets it up for chat templates.
-fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    // Both settings are constants that the builder accepts, so the default never comes into it.
-    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default());
-    env.set_undefined_behavior(UndefinedBehavior::Lenient);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_debug(true);
-    env.set_fuel(Some(FUEL));
-    env.add_function("raise_exception", |message: String| -> Result<minijinja::Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    env.add_function("strftime_now", strftime_now);
-    env.add_filter("tojson", to_json);
-    env
-}
-
-/// The local time, as Python's `datetime.now().strftime(format)`.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now())
-        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
-}
-
-/// JSON as Python writes it: not escaped for HTML, a space after `,` and `:`.
-fn to_json(value: minijinja::Value, options: minijinja::value::Kwargs) -> Result<String, minijinja::Error> {
-    let invalid = |e: &dyn fmt::Display| minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}"));
-    let indent: Option<usize> = options.get("indent")?;
-    options.assert_all_used()?;
-    let mut text = Vec::new();
-    match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, pretty)).map_err(|e| invalid(&e))?;
-        }
-        None => {
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Spaced)).map_err(|e| invalid(&e))?
-        }
-    }
-    String::from_utf8(text).map_err(|e| invalid(&e))
-}
-
-/// One line, a space after every separator.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-        w.write_all(b": ")
-    }
-}
-
-fn template_error(error: &minijinja::Error) -> TextError {
-    let mut reason =
-        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
-    // What failed is clearest in the template's own words.
-    if let (Some(source), Some(range)) = (error.template_source(), error.range())
-        && let Some(expression) = source.get(range).filter(|e| !e.trim().is_empty() && e.len() <= 120)
-    {
-        reason.push_str(&format!(" (at {:?})", expression.trim()));
-    }
-    TextError::Template { line: error.line(), reason }
 }
 
 /// The template of a GGUF file, or the real one where the file is known to carry a placeholder or nothing.
@@ -266,5 +190,126 @@ pub(crate) fn from_config(value: &Value) -> Result<Option<String>, TextError> {
             }
         }
         _ => Err(none("chat_template in tokenizer_config.json is neither text nor a list".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn conversation() -> Vec<Message> {
+        vec![
+            Message::new(Role::System, " Be brief.\n"),
+            Message::new(Role::User, "<b>\"Who\"</b>?"),
+            Message::new(Role::Assistant, "Ahab"),
+        ]
+    }
+
+    fn render(source: &str) -> Result<String, TextError> {
+        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&conversation(), true)
+    }
+
+    #[track_caller]
+    fn fails(source: &str, line: usize, word: &str) {
+        match render(source) {
+            Err(TextError::Template { line: Some(at), reason }) => {
+                assert_eq!(at, line, "{reason}");
+                assert!(reason.contains(word), "{word:?} is not in {reason:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_public_templates_use() {
+        let chatml = "{%- for m in messages %}\n    {%- if loop.index0 == 1 %}{% continue %}{% endif %}\n\
+                      {{ '<|im_start|>' + m['role'] + '\\n' + m.content.strip() + '<|im_end|>' + '\\n' }}\n{%- endfor %}\n\
+                      {%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n";
+        let expected =
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\nAhab<|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!(render(chatml).unwrap(), expected);
+        assert_eq!(render("{{ bos_token }}{{ eos_token }}{{ messages | length }}").unwrap(), "<s></s>3");
+        assert_eq!(
+            render("{{ nothing }}{{ 'x' if tools }}{{ tools is none }}{{ messages[1].content }}").unwrap(),
+            "True<b>\"Who\"</b>?"
+        );
+        assert_eq!(
+            render(
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+            )
+            .unwrap(),
+            "3"
+        );
+        assert_eq!(render("{% if messages[0]['role'] == 'system' %}\n  {% set messages = messages[1:] %}\n{% endif %}\n{{ messages[0].role }}").unwrap(), "user");
+        assert_eq!(
+            render("{% macro f(x) %}{{ x.upper() }}{% endmacro %}{{ f('a') }}{{ 'b'.split(',')[0] }}").unwrap(),
+            "Ab"
+        );
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_reason() {
+        fails("a\nb {% if %}", 2, "syntax");
+        fails("{% for m in messages %}", 1, "");
+        fails("\n\n{{ raise_exception('roles must alternate') }}", 3, "roles must alternate");
+        fails("a\n{{ messages[9].content.strip() }}", 2, "messages[9]");
+        fails("{{ 1 }}\n{{ 2 | sparkle }}", 2, "sparkle");
+        fails("{{ absent() }}", 1, "absent");
+        fails("{{ messages[0].frobnicate() }}", 1, "frobnicate");
+        fails("{% include 'other' %}", 1, "other");
+    }
+
+    #[test]
+    fn a_strangers_program_ends() {
+        fails("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", 1, "fuel");
+        fails("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", 1, "");
+        fails("{{ 'a' * 99999999999 }}", 1, "");
+        fails("{% set ns = namespace(s='a') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", 1, "");
+        assert!(render(&"{% if 1 %}".repeat(9999)).is_err());
+        assert!(render(&format!("{{{{ {}1{} }}}}", "(".repeat(9999), ")".repeat(9999))).is_err());
+    }
+
+    #[test]
+    fn the_format_of_2b_4t() {
+        let (source, origin) = for_gguf(Some("Human: {{ x }}BITNETAssistant: "), "bitnet-b1.58", 128_256).unwrap();
+        assert_eq!(origin, TemplateOrigin::BuiltIn);
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        let text = template.render(&conversation(), true).unwrap();
+        assert_eq!(
+            text,
+            "System: Be brief.<|eot_id|>User: <b>\"Who\"</b>?<|eot_id|>Assistant: Ahab<|eot_id|>Assistant: "
+        );
+        assert!(template.render(&conversation()[..1], false).unwrap().ends_with("<|eot_id|>"));
+
+        let built_in =
+            |own, arch, vocab| for_gguf(own, arch, vocab).map(|(_, origin)| origin == TemplateOrigin::BuiltIn);
+        assert_eq!(built_in(None, "bitnet-25", 128_256), Some(true));
+        assert_eq!(built_in(Some(""), "bitnet", 128_256), Some(true));
+        assert_eq!(built_in(None, "bitnet", 32_002), None);
+        assert_eq!(built_in(None, "llama", 128_256), None);
+        assert_eq!(built_in(Some("own"), "bitnet-b1.58", 128_256), Some(false));
+        assert_eq!(built_in(Some("BITNETAssistant"), "llama", 128_256), Some(false));
+    }
+
+    #[test]
+    fn templates_in_a_configuration() {
+        assert_eq!(from_config(&Value::Null).unwrap(), None);
+        assert_eq!(from_config(&json!("x")).unwrap().as_deref(), Some("x"));
+        let list = json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
+        assert_eq!(from_config(&list).unwrap().as_deref(), Some("d"));
+        let error = from_config(&json!([{"name": "tool_use", "template": "t"}])).unwrap_err();
+        assert!(error.to_string().contains("tool_use"), "{error}");
+        assert!(from_config(&json!(3)).is_err());
+    }
+
+    #[test]
+    fn roles() {
+        for role in [Role::System, Role::User, Role::Assistant, Role::Tool] {
+            assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
+            assert_eq!(serde_json::to_value(role).unwrap(), role.as_str());
+        }
+        assert!("king".parse::<Role>().unwrap_err().to_string().contains("king"));
     }
 }

@@ -228,6 +228,9 @@ fn read_model(
         };
         return Ok((ModelWrapper::BPE(bpe.build().map_err(fail)?), spelling));
     }
+    if let Some(name) = kind.name.filter(|name| !matches!(name.as_ref(), "Unigram" | "WordPiece" | "WordLevel")) {
+        return Err(fail(format!("type {name:?} is not supported")));
+    }
     let value: Value = serde_json::from_str(raw.get()).map_err(|e| fail(e.to_string()))?;
     let model: ModelWrapper = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
     check_added(added, |token| model.token_to_id(token))?;

@@ -33,6 +33,7 @@ mod error;
 mod frame;
 mod gguf;
 mod hf;
+mod jinja;
 mod model;
 mod pre;
 mod sentencepiece;

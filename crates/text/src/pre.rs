@@ -96,3 +96,43 @@ impl Pre {
         Ok(Splitter::new(steps))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+    use super::*;
+
+    fn pieces(name: &str, text: &str) -> Vec<String> {
+        let mut pre = PreTokenizedString::from(text);
+        lookup(name).unwrap().splitter().unwrap().pre_tokenize(&mut pre).unwrap();
+        let splits = pre.get_splits(OffsetReferential::Original, OffsetType::None);
+        splits.into_iter().map(|(piece, ..)| piece.replace('Ġ', " ").replace('Ċ', "\n")).collect()
+    }
+
+    #[test]
+    fn each_family_cuts_in_its_own_way() {
+        let text = "I'M 12345  ok!\n\n x$2";
+        assert_eq!(pieces("llama-bpe", text), ["I", "'M", " ", "123", "45", " ", " ok", "!\n\n", " x", "$", "2"]);
+        assert_eq!(pieces("qwen2", text)[2..9], [" ", "1", "2", "3", "4", "5", " "]);
+        assert_eq!(pieces("gpt-2", text), ["I", "'", "M", " 12345", " ", " ok", "!", "\n\n", " x", "$", "2"]);
+        assert_eq!(pieces("smollm", text)[..9], ["I", "'", "M", " ", "1", "2", "3", "4", "5"]);
+        assert_eq!(pieces("falcon", text)[3..7], [" ", "123", "45", " "]);
+        assert_eq!(pieces("default", text), ["I", "'", "M", " ", "123", "45", " ", " ok", "!", "\n\n", " x", "$", "2"]);
+    }
+
+    #[test]
+    fn names() {
+        for name in ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e"] {
+            let pre = lookup(name).unwrap();
+            assert!(pre.ignore_merges && pre.add_bos, "{name}");
+        }
+        assert!(lookup("llama").is_none() && lookup("").is_none());
+        let mut tokens = vec![String::new(); 128_256];
+        assert_eq!(resolve(None, &tokens), Err(TextError::MissingPre));
+        tokens[128_000] = "<|begin_of_text|>".into();
+        assert_eq!(resolve(None, &tokens).unwrap(), lookup("llama-bpe").unwrap());
+        assert_eq!(resolve(None, &tokens[1..]), Err(TextError::MissingPre));
+        assert_eq!(resolve(Some("qwen2"), &tokens).unwrap(), lookup("qwen2").unwrap());
+    }
+}

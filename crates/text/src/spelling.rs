@@ -31,13 +31,15 @@ const HOLE: (u32, u32) = (u32::MAX, u32::MAX);
 impl Spelling {
     /// Lays out the tokens; `literal` ones (added tokens of a byte-level vocabulary) are spelled as they are written.
     ///
-    /// Ids must be below [`MAX_VOCAB`].
+    /// # Errors
+    /// An id from [`MAX_VOCAB`] on, or one id for two tokens.
     pub(crate) fn new<'a>(
         alphabet: Alphabet,
         tokens: impl Iterator<Item = (u32, &'a str, bool)>,
     ) -> Result<Self, String> {
         let mut bytes = Vec::new();
         let mut spans = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
         for (id, token, literal) in tokens {
             if id >= MAX_VOCAB {
                 return Err(format!("token {token:?} has id {id}; ids from {MAX_VOCAB} on are refused"));
@@ -53,6 +55,11 @@ impl Spelling {
             let index = id as usize;
             if index >= spans.len() {
                 spans.resize(index + 1, HOLE);
+                names.resize(index + 1, "");
+            }
+            let first = std::mem::replace(&mut names[index], token);
+            if !first.is_empty() && first != token {
+                return Err(format!("id {id} is given to two tokens, {first:?} and {token:?}"));
             }
             spans[index] = span;
         }

@@ -68,3 +68,82 @@ impl StopStrings {
         self.stops.iter().map(longest).max().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run<'a>(stops: &[String], pieces: impl IntoIterator<Item = &'a str>) -> (String, Option<String>) {
+        let mut watch = StopStrings::new(stops.to_vec());
+        let mut text = String::new();
+        for piece in pieces {
+            let push = watch.push(piece);
+            text.push_str(&push.text);
+            if push.matched.is_some() {
+                assert_eq!(watch.push("more"), StopPush { text: String::new(), matched: push.matched.clone() });
+                assert_eq!(watch.finish(), "");
+                return (text, push.matched);
+            }
+        }
+        (text + &watch.finish(), None)
+    }
+
+    fn stops(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn matches_span_pieces() {
+        let user = stops(&["\nUser:", "###"]);
+        assert_eq!(run(&user, ["Hi", "\n", "Us", "er", ": x"]), ("Hi".into(), Some("\nUser:".into())));
+        assert_eq!(run(&user, ["Hi\nUse", "less #", "#"]), ("Hi\nUseless ##".into(), None));
+        assert_eq!(run(&user, ["\n\nUser:"]), ("\n".into(), Some("\nUser:".into())));
+        assert_eq!(run(&stops(&["", "é"]), ["caf", "é"]), ("caf".into(), Some("é".into())));
+        assert_eq!(run(&[], ["a", "b"]), ("ab".into(), None));
+    }
+
+    #[test]
+    fn only_possible_prefixes_are_held_back() {
+        let mut watch = StopStrings::new(stops(&["abc"]));
+        assert_eq!(watch.push("xyab").text, "xy");
+        assert_eq!(watch.push("d").text, "abd");
+        assert_eq!(watch.push("aab").text, "a");
+        assert_eq!(watch.push("ab").text, "ab");
+        assert_eq!(watch.finish(), "ab");
+    }
+
+    #[test]
+    fn the_string_completed_first_ends_the_text() {
+        assert_eq!(run(&stops(&["abcd", "bc"]), ["abcd"]), ("a".into(), Some("bc".into())));
+        assert_eq!(run(&stops(&["c", "abc"]), ["abc"]), (String::new(), Some("abc".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_the_text_differently_changes_nothing(
+            text in "[abé]{0,24}",
+            stops in prop::collection::vec("[abé]{0,4}", 0..4),
+            cuts in prop::collection::vec(any::<bool>(), 24),
+        ) {
+            let mut pieces = vec![String::new()];
+            for (c, &cut) in text.chars().zip(&cuts) {
+                if cut {
+                    pieces.push(String::new());
+                }
+                pieces.last_mut().unwrap().push(c);
+            }
+            let whole = run(&stops, [text.as_str()]);
+            prop_assert_eq!(run(&stops, pieces.iter().map(String::as_str)), whole.clone());
+            let (shown, matched) = whole;
+            match matched {
+                Some(stop) => prop_assert!(text.starts_with(&(shown + &stop))),
+                None => {
+                    prop_assert_eq!(shown, &text[..]);
+                    prop_assert!(stops.iter().all(|stop| stop.is_empty() || !text.contains(stop.as_str())));
+                }
+            }
+        }
+    }
+}
