@@ -42,6 +42,10 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let invalid = |e: &dyn fmt::Display| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}"));
     let indent: Option<usize> = options.get("indent")?;
+    // What it always is here; templates may say so.
+    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
+        return Err(invalid(&"ensure_ascii is not supported"));
+    }
     options.assert_all_used()?;
     let mut text = Vec::new();
     match indent {
@@ -95,6 +99,10 @@ mod tests {
         );
         assert_eq!(render("{{ ['é', 1, 0.5, none, true] | tojson }}").unwrap(), r#"["é", 1, 0.5, null, true]"#);
         assert_eq!(render("{{ {'a': [1]} | tojson(indent=2) }}").unwrap(), "{\n  \"a\": [\n    1\n  ]\n}");
+        assert_eq!(render("{{ 'é' | tojson(ensure_ascii=false) }}").unwrap(), "\"é\"");
+        for bad in ["ensure_ascii=true", "shape='round'"] {
+            assert!(render(&format!("{{{{ 1 | tojson({bad}) }}}}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

