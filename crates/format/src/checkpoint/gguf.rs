@@ -7,7 +7,7 @@ use super::{Checkpoint, Container, Metadata};
 use crate::blob::{Blob, Folder};
 use crate::config::{TensorFacts, architecture, from_gguf, has_interleaved_rope};
 use crate::names::{ROPE_FREQS, gguf_to_hf};
-use crate::tokenizer::gguf_tokenizer;
+use crate::tokenizer::HfFiles;
 use crate::{FormatError, StorageType, TensorInfo, gguf};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -17,17 +17,17 @@ const HEAD: &str = "lm_head.weight";
 pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Result<Checkpoint, FormatError> {
     let blob = folder.open(name)?;
     let header = gguf::parse(blob.path(), blob.bytes())?;
-    let (files, headers): (Vec<Blob>, Vec<gguf::Header>) = match split_count(&blob, &header)? {
+    let (files, mut headers): (Vec<Blob>, Vec<gguf::Header>) = match split_count(&blob, &header)? {
         0 | 1 => (vec![blob], vec![header]),
         count => open_split(folder, name, &blob, count)?.into_iter().unzip(),
     };
-    let metadata = headers[0].metadata.clone();
+    let metadata = std::mem::take(&mut headers[0].metadata);
     let file = files[0].path().to_path_buf();
     let interleaved = has_interleaved_rope(architecture(&file, &metadata)?);
 
     let mut tensors = Vec::new();
     for (index, (blob, header)) in files.iter().zip(headers).enumerate() {
-        let placed = gguf::tensors(blob.path(), header, blob.bytes().len(), options.i2s_layout)?;
+        let placed = gguf::tensors(blob.path(), &metadata, header.table, blob.bytes().len(), options.i2s_layout)?;
         tensors.extend(placed.into_iter().map(|tensor| TensorInfo {
             name: gguf_to_hf(&tensor.name).unwrap_or_else(|| tensor.name.clone()),
             stored_name: tensor.name,
@@ -71,9 +71,16 @@ pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Re
         }
     }
     let notes = notes(&metadata, &tensors);
-    let tokenizer = gguf_tokenizer(&file, &metadata)?;
-    Parts { container: Container::Gguf, files, tensors, config, metadata: Metadata::Gguf(metadata), tokenizer, notes }
-        .assemble()
+    Parts {
+        container: Container::Gguf,
+        files,
+        tensors,
+        config,
+        metadata: Metadata::Gguf(metadata),
+        hf_files: HfFiles::default(),
+        notes,
+    }
+    .assemble()
 }
 
 /// `split.count`, 0 when absent.

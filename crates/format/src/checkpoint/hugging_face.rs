@@ -29,9 +29,9 @@ fn assemble(folder: &Folder<'_>, shards: Vec<(Blob, safetensors::Header)>) -> Re
     let config_json = open_json(folder, "config.json")?.ok_or_else(|| {
         FormatError::not_a_model(&path, "missing: it belongs beside the safetensors file and says how to read it")
     })?;
-    let hf = HfFiles::open(folder)?;
+    let hf_files = HfFiles::open(folder)?;
     let generation_path = folder.path("generation_config.json");
-    let generation = hf.generation_config().map(|json| (generation_path.as_path(), json));
+    let generation = hf_files.generation_config().map(|json| (generation_path.as_path(), json));
     let config = from_hugging_face(&path, &config_json, generation)?;
 
     let (mut files, mut tensors, mut metadata) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -55,7 +55,7 @@ fn assemble(folder: &Folder<'_>, shards: Vec<(Blob, safetensors::Header)>) -> Re
         tensors,
         config,
         metadata: Metadata::HuggingFace { config: config_json, header: metadata },
-        tokenizer: hf.source(),
+        hf_files,
         notes: Vec::new(),
     }
     .assemble()?;

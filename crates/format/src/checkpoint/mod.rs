@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::blob::Blob;
+use crate::tokenizer::{HfFiles, gguf_tokenizer};
 use crate::{FormatError, ModelConfig, TensorInfo, TokenizerSource};
 
 pub use open::{OpenOptions, open, open_with};
@@ -28,7 +29,7 @@ pub struct Checkpoint {
     by_name: HashMap<String, usize>,
     config: ModelConfig,
     metadata: Metadata,
-    tokenizer: TokenizerSource,
+    hf_files: HfFiles,
     notes: Vec<String>,
 }
 
@@ -158,8 +159,15 @@ impl Checkpoint {
     }
 
     /// What the checkpoint carries of its tokenizer.
-    pub fn tokenizer_files(&self) -> TokenizerSource {
-        self.tokenizer.clone()
+    ///
+    /// # Errors
+    ///
+    /// When a `tokenizer.*` key of a GGUF file has the wrong type, or its lists do not have one entry for each token.
+    pub fn tokenizer_files(&self) -> Result<TokenizerSource, FormatError> {
+        match &self.metadata {
+            Metadata::Gguf(metadata) => gguf_tokenizer(self.files[0].path(), metadata),
+            Metadata::HuggingFace { .. } => Ok(self.hf_files.source()),
+        }
     }
 
     fn need(&self, name: &str) -> Result<&TensorInfo, FormatError> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Checkpoint, Container, Metadata, Source, SourceFile};
 use crate::blob::{Blob, Folder};
-use crate::{Activation, FormatError, I2sLayout, ModelConfig, TensorInfo, TokenizerSource};
+use crate::tokenizer::HfFiles;
+use crate::{Activation, FormatError, I2sLayout, ModelConfig, TensorInfo};
 
 /// What a file does not say and a user may know.
 #[derive(Debug, Clone, Default)]
@@ -155,7 +156,7 @@ pub(super) struct Parts {
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) config: ModelConfig,
     pub(super) metadata: Metadata,
-    pub(super) tokenizer: TokenizerSource,
+    pub(super) hf_files: HfFiles,
     pub(super) notes: Vec<String>,
 }
 
@@ -185,7 +186,7 @@ impl Parts {
             by_name,
             config: self.config,
             metadata: self.metadata,
-            tokenizer: self.tokenizer,
+            hf_files: self.hf_files,
             notes: self.notes,
         })
     }

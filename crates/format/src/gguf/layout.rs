@@ -7,8 +7,9 @@ use std::path::Path;
 
 use bitnet_ternary::Packing;
 
-use super::reader::{Header, TensorEntry};
+use super::reader::{Table, TensorEntry};
 use super::types::{self, I2_S, Q2_0};
+use super::value::Metadata;
 use crate::{FormatError, StorageType};
 
 /// How the codes of `I2_S` tensors lie. Nothing in a file tells; every official file has the default.
@@ -51,16 +52,18 @@ struct Slot {
     room: usize,
 }
 
-/// Settles every tensor of a file of `file_len` bytes, in the order of the table.
+/// Settles every tensor of a file of `file_len` bytes, in the order of the table. Of a split model, the metadata is the
+/// first file's.
 pub(crate) fn tensors(
     file: &Path,
-    header: Header,
+    metadata: &Metadata,
+    table: Table,
     file_len: usize,
     i2s: I2sLayout,
 ) -> Result<Vec<Tensor>, FormatError> {
-    let alignment = header.alignment;
-    let ms_fork = is_lookup_table_file(&header);
-    let slots = slots(file, header, file_len)?;
+    let alignment = table.alignment;
+    let ms_fork = is_lookup_table_file(metadata);
+    let slots = slots(file, table, file_len)?;
     let q2_group = q2_group(file, &slots, alignment)?;
     let mut tensors = Vec::with_capacity(slots.len());
     for Slot { entry, offset, room } in slots {
@@ -95,19 +98,19 @@ pub(crate) fn tensors(
 
 /// Whether `general.file_type` says TL1 (38) or TL2 (39) in an architecture that has them; upstream's files use the same
 /// numbers for other things.
-fn is_lookup_table_file(header: &Header) -> bool {
-    let get = |key| header.metadata.get(key);
+fn is_lookup_table_file(metadata: &Metadata) -> bool {
+    let get = |key| metadata.get(key);
     let architecture = get("general.architecture").and_then(|v| v.as_str());
     let file_type = get("general.file_type").and_then(|v| v.as_u64());
     architecture.is_some_and(|a| a.starts_with("bitnet") || a == "llama") && matches!(file_type, Some(38 | 39))
 }
 
-fn slots(file: &Path, header: Header, file_len: usize) -> Result<Vec<Slot>, FormatError> {
-    let data_start = header.data_start;
-    let mut order: Vec<u64> = header.tensors.iter().map(|t| t.offset).collect();
+fn slots(file: &Path, table: Table, file_len: usize) -> Result<Vec<Slot>, FormatError> {
+    let data_start = table.data_start;
+    let mut order: Vec<u64> = table.tensors.iter().map(|t| t.offset).collect();
     order.sort_unstable();
-    let mut slots = Vec::with_capacity(header.tensors.len());
-    for entry in header.tensors {
+    let mut slots = Vec::with_capacity(table.tensors.len());
+    for entry in table.tensors {
         let offset = usize::try_from(entry.offset)
             .ok()
             .and_then(|o| o.checked_add(data_start))

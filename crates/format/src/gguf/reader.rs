@@ -20,6 +20,12 @@ const MAX_NAME: u64 = 1024;
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) metadata: Metadata,
+    pub(crate) table: Table,
+}
+
+/// The table of tensors, and what their offsets count from.
+#[derive(Debug)]
+pub(crate) struct Table {
     pub(crate) tensors: Vec<TensorEntry>,
     pub(crate) alignment: usize,
     /// First byte of the data section. Lies beyond the end of a file without tensors.
@@ -94,7 +100,8 @@ pub(crate) fn parse(file: &Path, bytes: &[u8]) -> Result<Header, FormatError> {
         }
         tensors.push(entry);
     }
-    Ok(Header { metadata, tensors, alignment, data_start: cursor.position.next_multiple_of(alignment) })
+    let data_start = cursor.position.next_multiple_of(alignment);
+    Ok(Header { metadata, table: Table { tensors, alignment, data_start } })
 }
 
 fn alignment(file: &Path, metadata: &Metadata) -> Result<usize, FormatError> {

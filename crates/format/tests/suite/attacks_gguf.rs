@@ -4,7 +4,7 @@ use bitnet_format::gguf::{Array, Value};
 use bitnet_format::{Checkpoint, FormatError, StorageType};
 use bitnet_ternary::{Packing, Scale, TernaryMatrix};
 
-use crate::common::{assert_says, f32_bytes, gguf_bytes, gguf_keys, open_gguf, read_everything, trits};
+use crate::common::{assert_says, f32_bytes, gguf_bytes, gguf_keys, open_gguf, trits};
 
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -286,8 +286,7 @@ fn tokenizers_that_contradict_themselves() {
         keys.retain(|(known, _)| known != key);
         keys.push((key.to_string(), value));
         let model = open_gguf(gguf_bytes(&keys, &[]))?;
-        read_everything(&model);
-        Ok(model)
+        model.tokenizer_files()
     };
     assert!(open("tokenizer.ggml.scores", vec![0f32, 1.0].into()).is_ok());
     assert!(open("tokenizer.ggml.token_type", vec![1u8, 3].into()).is_ok());

@@ -106,7 +106,7 @@ pub fn open_hf(config: &serde_json::Value, tensors: &[HfTensor<'_>]) -> Result<C
 
 /// Asks for everything a checkpoint can give; errors are fine, panics are not.
 pub fn read_everything(model: &Checkpoint) {
-    let _ = (model.config(), model.notes(), model.source(), model.tokenizer_files());
+    let _ = (model.config(), model.notes(), model.source(), model.tokenizer_files().ok());
     model.metadata().to_json(3);
     for info in model.tensors() {
         let bytes = model.bytes(&info.name).unwrap();
