@@ -81,6 +81,15 @@ pub enum FormatError {
         /// What the codec found.
         source: TernaryError,
     },
+    /// A model of the Hugging Face Hub could not be brought into the cache.
+    #[cfg(feature = "hub")]
+    #[error("{spec}: {reason}")]
+    Hub {
+        /// The model as the user named it.
+        spec: String,
+        /// What went wrong and what to do.
+        reason: String,
+    },
 }
 
 impl FormatError {

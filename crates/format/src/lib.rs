@@ -23,6 +23,8 @@ mod checkpoint;
 mod config;
 mod error;
 pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod names;
 mod safetensors;
 mod storage;

@@ -1,6 +1,6 @@
 //! The safetensors container: one file, or shards under an index.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
@@ -78,23 +78,41 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
+/// Reads an index: every shard it names stays in its folder, and there is one.
+fn parse_index(file: &Path, text: &[u8]) -> Result<Index, FormatError> {
+    let index: Index = serde_json::from_slice(text).map_err(|e| FormatError::damaged(file, e.to_string()))?;
+    if index.weight_map.is_empty() {
+        return Err(FormatError::damaged(file, "its weight_map is empty"));
+    }
+    match index.weight_map.values().find(|shard| !is_plain_file_name(shard)) {
+        Some(shard) => {
+            let reason = format!("it names the shard {shard:?}, which is not a plain file name");
+            Err(FormatError::damaged(file, reason))
+        }
+        None => Ok(index),
+    }
+}
+
+impl Index {
+    /// The shards' names, each once.
+    fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+}
+
+/// The shards an index names.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(file: &Path, text: &[u8]) -> Result<Vec<String>, FormatError> {
+    Ok(parse_index(file, text)?.shards().into_iter().map(str::to_string).collect())
+}
+
 /// The shards an index names, opened, with their headers; every tensor of the index is in the shard it names.
 pub(crate) fn open_index(folder: &Folder<'_>, index_name: &str) -> Result<Vec<(Blob, Header)>, FormatError> {
     let blob = folder.open(index_name)?;
     let file = blob.path();
-    let index: Index = serde_json::from_slice(blob.bytes()).map_err(|e| FormatError::damaged(file, e.to_string()))?;
-    let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    if shards.is_empty() {
-        return Err(FormatError::damaged(file, "its weight_map is empty"));
-    }
+    let index = parse_index(file, blob.bytes())?;
     let mut opened = Vec::new();
-    for shard in shards {
-        if !is_plain_file_name(shard) {
-            let reason = format!("it names the shard {shard:?}, which is not a plain file name");
-            return Err(FormatError::damaged(file, reason));
-        }
+    for shard in index.shards() {
         let blob = folder
             .open_optional(shard)?
             .ok_or_else(|| FormatError::not_a_model(file, format!("the shard {shard} it names is missing")))?;

@@ -15,6 +15,8 @@ use crate::blob::Blob;
 use crate::tokenizer::{HfFiles, gguf_tokenizer};
 use crate::{FormatError, ModelConfig, TensorInfo, TokenizerSource};
 
+#[cfg(feature = "hub")]
+pub(crate) use open::split_name;
 pub use open::{OpenOptions, open, open_with};
 
 /// An open model. Nothing of its weights is read until it is asked for; what was opened stays mapped as long as this, or

@@ -130,7 +130,7 @@ fn first_shards(names: Vec<String>) -> Vec<String> {
 }
 
 /// `stem-00002-of-00005.gguf` as (`stem`, 2, 5).
-pub(super) fn split_name(name: &str) -> Option<(&str, u32, u32)> {
+pub(crate) fn split_name(name: &str) -> Option<(&str, u32, u32)> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let five = |digits: &str| (digits.len() == 5).then(|| digits.parse().ok()).flatten();

@@ -6,6 +6,10 @@ mod blocks;
 mod common;
 mod config_gguf;
 mod config_hugging_face;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_server;
 mod moby;
 mod paths;
 mod properties;
