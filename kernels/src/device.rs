@@ -24,6 +24,11 @@ impl DeviceKind {
         }
     }
 
+    /// The name of the device that is used when none is asked for: the first that this program was built with.
+    pub fn default_name() -> &'static str {
+        Self::ALL.into_iter().find(|kind| kind.is_compiled_in()).map_or("none", Self::name)
+    }
+
     /// Whether this program was built with it.
     pub fn is_compiled_in(self) -> bool {
         match self {

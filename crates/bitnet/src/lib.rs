@@ -1,1 +1,31 @@
 //! Run and embed 1.58-bit (ternary) language models.
+//!
+//! ```no_run
+//! use bitnet::{BitNetModel, GenerationConfig};
+//!
+//! # fn main() -> Result<(), bitnet::Error> {
+//! let model = BitNetModel::from_pretrained("microsoft/bitnet-b1.58-2B-4T-gguf")?; // or a path
+//! let config = GenerationConfig { max_new_tokens: 100, temperature: 0.7, top_p: 0.9, ..Default::default() };
+//! for piece in model.stream("Explain the benefits of 1.58-bit quantization:", &config)? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rooms behind this façade can be used by themselves: [`model`] for `BitLinear` and the decoder as Burn modules,
+//! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers.
+
+mod embedded;
+mod pretrained;
+
+pub use bitnet_engine as engine;
+pub use bitnet_engine::{
+    EngineError as Error, FinishReason, GenerationConfig, LanguageModel, Message, Role, Score, Session, Step, Timing,
+    WindowStart, Windows,
+};
+pub use bitnet_format as format;
+pub use bitnet_model as model;
+pub use bitnet_text as text;
+pub use embedded::{EMBEDDED, embedded};
+pub use pretrained::{BitNetModel, LoadOptions, Output, Stream, open};

@@ -1,1 +1,23 @@
-//! From logits to text: sampling, sessions, generation, scoring.
+//! From logits to text.
+//!
+//! A [`LanguageModel`] is a model with its tokenizer. A [`Session`] is one text with its KV cache: [`Session::generate`]
+//! continues it as an iterator of [`Step`]s, and [`score`] says how probable a model finds a text.
+
+mod config;
+mod error;
+mod generate;
+mod language_model;
+mod sampler;
+mod score;
+mod session;
+
+pub use bitnet_format::{self as format, Checkpoint, I2sLayout, OpenOptions};
+pub use bitnet_model::{self as model, KvCache, Transformer};
+pub use bitnet_text::{self as text, ChatTemplate, Message, Role, Tokenizer};
+pub use config::GenerationConfig;
+pub use error::EngineError;
+pub use generate::{FinishReason, Generation, Step, Timing};
+pub use language_model::{LanguageModel, tokenizer_of};
+pub use sampler::Sampler;
+pub use score::{Score, WindowStart, Windows, log_probabilities, score};
+pub use session::Session;

@@ -1,0 +1,105 @@
+//! Which model, and on what.
+
+use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
+
+use bitnet::format::{Checkpoint, I2sLayout, OpenOptions};
+use bitnet::{BitNetModel, EMBEDDED, LoadOptions};
+use clap::{Args, ValueEnum};
+
+use super::CliError;
+
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
+    #[arg(short, long, default_value = EMBEDDED, env = "BITNET_MODEL")]
+    pub model: String,
+
+    /// Where to run: see `bitnet devices`
+    #[arg(long, default_value = bitnet::model::DeviceKind::default_name())]
+    device: String,
+
+    /// Threads to use [default: all that the process may]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// A tokenizer.json to use in place of the model's own tokenizer
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+
+    /// Order of the codes in I2_S tensors, for files that a broken build has written
+    #[arg(long, value_enum, default_value_t = I2sArg::Block128)]
+    i2s_layout: I2sArg,
+
+    /// Do not ask the network
+    #[arg(long)]
+    offline: bool,
+
+    /// Say more on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum I2sArg {
+    /// 128 values in 32 bytes: every file that is in order
+    Block128,
+    /// 64 values in 16 bytes: written by bitnet.cpp on Arm after November 2025
+    Block64,
+    /// Four rows in a byte: written by bitnet.cpp without ACT_PARALLEL
+    FourRows,
+}
+
+impl ModelArgs {
+    /// Loads the model and says on stderr what its user should know.
+    pub fn load(&self) -> Result<BitNetModel, CliError> {
+        self.use_threads()?;
+        let model = BitNetModel::load(&self.model, &self.options()?)?;
+        for warning in model.language_model().warnings() {
+            eprintln!("warning: {warning}");
+        }
+        if self.verbose {
+            let kernels =
+                bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
+            let kernels = kernels.iter().find(|d| d.kind.name() == self.device).map(|d| d.kernels.clone());
+            eprintln!("device {}, kernels {}", self.device, kernels.unwrap_or_default());
+        }
+        Ok(model)
+    }
+
+    /// Opens the model without loading it.
+    pub fn open(&self) -> Result<Checkpoint, CliError> {
+        Ok(bitnet::open(&self.model, &self.options()?)?)
+    }
+
+    /// The tokenizer that was given in place of the model's own.
+    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, CliError> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| CliError::Read { path: path.clone(), error });
+        self.tokenizer.as_ref().map(read).transpose()
+    }
+
+    /// Whether to print figures: on a terminal, or when asked.
+    pub fn wants_figures(&self) -> bool {
+        self.verbose || stderr().is_terminal()
+    }
+
+    fn use_threads(&self) -> Result<(), CliError> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads));
+        pool.build_global().map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
+    }
+
+    fn options(&self) -> Result<LoadOptions, CliError> {
+        let i2s_layout = match self.i2s_layout {
+            I2sArg::Block128 => I2sLayout::Block128,
+            I2sArg::Block64 => I2sLayout::Block64,
+            I2sArg::FourRows => I2sLayout::FourRows,
+        };
+        Ok(LoadOptions {
+            device: self.device.clone(),
+            tokenizer: self.tokenizer_json()?,
+            open: OpenOptions { i2s_layout, ..OpenOptions::default() },
+            offline: self.offline,
+        })
+    }
+}

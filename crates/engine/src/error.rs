@@ -1,0 +1,57 @@
+//! What can go wrong between a prompt and its continuation.
+
+use bitnet_format::FormatError;
+use bitnet_model::ModelError;
+use bitnet_text::TextError;
+
+/// Why a text cannot be continued or scored.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The tokenizer or the chat template does not work.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The checkpoint has no tokenizer.
+    #[error("{0} has no tokenizer: give a tokenizer.json")]
+    NoTokenizer(String),
+    /// There is nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room for a reply.
+    #[error("the prompt has {tokens} tokens, the context is {limit}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
+    /// A setting that makes no sense.
+    #[error("{name}: {value} is not {expected}")]
+    Setting {
+        /// Name of the field.
+        name: &'static str,
+        /// What it was.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The text is too short for a single window.
+    #[error("the text has {tokens} tokens, one window needs {needed}")]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a window.
+        needed: usize,
+    },
+    /// The model gave NaN or nothing but `-inf`.
+    #[error("the model gave no usable logits at position {position}")]
+    BadLogits {
+        /// Position of the token that they follow.
+        position: usize,
+    },
+}

@@ -1,0 +1,89 @@
+//! One text and its cache.
+
+use bitnet_model::KvCache;
+use burn::tensor::Tensor;
+
+use crate::{EngineError, Generation, GenerationConfig, LanguageModel};
+
+/// Tokens that the model takes at once: enough to use its matrix kernels, few enough to keep activations small.
+const PREFILL_CHUNK: usize = 512;
+
+/// One text: the tokens that the model has seen, and their KV cache.
+///
+/// A clone is a fork of the text; both go on by themselves.
+#[derive(Clone)]
+pub struct Session<'m> {
+    model: &'m LanguageModel,
+    cache: KvCache,
+    tokens: Vec<u32>,
+}
+
+impl<'m> Session<'m> {
+    pub(crate) fn new(model: &'m LanguageModel, context: Option<usize>) -> Self {
+        let limit = context.unwrap_or(usize::MAX);
+        Self { model, cache: model.transformer().cache(limit), tokens: Vec::new() }
+    }
+
+    /// The model it runs on.
+    pub fn model(&self) -> &'m LanguageModel {
+        self.model
+    }
+
+    /// The tokens that the model has seen.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The most tokens it may have.
+    pub fn context(&self) -> usize {
+        self.cache.limit()
+    }
+
+    /// Bytes of its cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Forgets all tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.cache.truncate(len);
+    }
+
+    /// Continues `prompt`, which is the whole text and not an addition: what the session has seen of it already is not
+    /// computed again, and anything else that it has seen is forgotten.
+    ///
+    /// # Errors
+    /// When the prompt is empty or does not fit the context, or a setting is out of its range.
+    pub fn generate(&mut self, prompt: &[u32], config: &GenerationConfig) -> Result<Generation<'_, 'm>, EngineError> {
+        Generation::new(self, prompt, config)
+    }
+
+    /// Makes `text` the session's text; gives how many tokens had to be computed, and the logits after the last one.
+    pub(crate) fn advance_to(&mut self, text: &[u32]) -> Result<(usize, Vec<f32>), EngineError> {
+        let seen = self.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
+        // The last token is run again even if it was seen: its logits were not kept.
+        self.truncate(seen.min(text.len().saturating_sub(1)));
+        let computed = text.len() - self.tokens.len();
+        let mut last = None;
+        for chunk in text[self.tokens.len()..].chunks(PREFILL_CHUNK) {
+            last = Some(self.run(chunk)?);
+        }
+        let hidden = last.ok_or(EngineError::EmptyPrompt)?;
+        let rows = hidden.dims()[0];
+        Ok((computed, self.logits(hidden.slice([rows - 1..rows]))?))
+    }
+
+    /// Runs more tokens and gives their hidden states, `[tokens, hidden]`.
+    pub(crate) fn run(&mut self, tokens: &[u32]) -> Result<Tensor<2>, EngineError> {
+        let hidden = self.model.transformer().hidden(tokens, &mut self.cache)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(hidden)
+    }
+
+    /// Logits of one or more hidden states, row after row.
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Result<Vec<f32>, EngineError> {
+        let logits = self.model.transformer().logits(hidden).into_data();
+        logits.into_vec().map_err(|_| EngineError::BadLogits { position: self.tokens.len() })
+    }
+}
