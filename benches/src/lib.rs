@@ -1,1 +1,3 @@
 //! Benchmarks and the model generators that they need.
+
+pub mod generate;
