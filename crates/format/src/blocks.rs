@@ -119,22 +119,21 @@ fn iq4_nl(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Two halves of 128 values. In each, value `32·quarter + l` takes four bits from `ql`, two from `qh` (pair `quarter` of
-/// byte `l`) and the sub-scale of its run of 16.
+/// Two halves of 128 values, each in eight runs of 16 with a sub-scale of their own. In a half, value `32·quarter + l` takes
+/// four bits from `ql` (low nibbles serve quarters 0 and 1, high ones 2 and 3) and two from `qh` (pair `quarter` of byte `l`).
 fn q6_k(bytes: &[u8], out: &mut [f32]) {
     let (ql, rest) = bytes.split_at(128);
     let (qh, rest) = rest.split_at(64);
     let d = scale(rest, 16);
-    for (half, out) in out.chunks_exact_mut(128).enumerate() {
-        let (ql, qh, sc) = (&ql[64 * half..], &qh[32 * half..], &rest[8 * half..]);
-        for (quarter, out) in out.chunks_exact_mut(32).enumerate() {
-            for (l, y) in out.iter_mut().enumerate() {
-                let byte = ql[32 * (quarter % 2) + l];
-                let low = if quarter < 2 { byte & 15 } else { byte >> 4 };
-                let high = (qh[l] >> (2 * quarter)) & 3;
-                let q = f32::from(low | (high << 4)) - 32.0;
-                *y = d * f32::from(sc[2 * quarter + l / 16] as i8) * q;
-            }
+    for (run, out) in out.chunks_exact_mut(16).enumerate() {
+        let (half, quarter, odd) = (run / 8, run % 8 / 2, run % 2);
+        let gain = d * f32::from(rest[run] as i8);
+        let low = &ql[64 * half + 32 * (quarter % 2) + 16 * odd..][..16];
+        let high = &qh[32 * half + 16 * odd..][..16];
+        for ((y, low), high) in out.iter_mut().zip(low).zip(high) {
+            let low = (low >> (4 * (quarter / 2))) & 15;
+            let high = (high >> (2 * quarter)) & 3;
+            *y = gain * (f32::from(low | (high << 4)) - 32.0);
         }
     }
 }

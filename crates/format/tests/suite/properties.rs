@@ -1,5 +1,7 @@
 //! Files cut short and files with bytes changed: an error or a model, never a panic.
 
+use std::sync::OnceLock;
+
 use bitnet_fixtures::{GGUFS, moby};
 use bitnet_format::gguf::{Array, Value};
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
@@ -14,6 +16,11 @@ use crate::common::{
 
 /// A GGUF file with a tensor of every type and a metadata value of many.
 fn gguf_of_everything() -> Vec<u8> {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(write_gguf_of_everything).clone()
+}
+
+fn write_gguf_of_everything() -> Vec<u8> {
     use Packing::*;
     let mut keys = gguf_keys("llama");
     keys.extend([
