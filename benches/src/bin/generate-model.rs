@@ -34,7 +34,7 @@ struct Args {
     /// Which of the random models
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Replace what there is at OUT, if it is a model
+    /// Replace OUT: any file, but only a folder that holds a generated model and nothing else
     #[arg(long)]
     overwrite: bool,
     /// The .gguf file, or for hf-packed the folder, to write
@@ -86,8 +86,11 @@ fn run(args: &Args) -> Result<String, GenerateError> {
     let style = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} weights, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(model.parameters()).with_style(style);
-    generate::write(&model, args.format, embedding, &args.out, args.overwrite, &mut |weights| bar.inc(weights))?;
+    let written = generate::write_model(&model, args.format, embedding, &args.out, args.overwrite, &mut |weights| {
+        bar.inc(weights)
+    });
     bar.finish_and_clear();
+    written?;
 
     let bytes = size(&args.out).map_err(|source| GenerateError::Io { path: args.out.clone(), source })?;
     Ok(format!(

@@ -19,7 +19,7 @@ const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{% if m
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 
-/// Writes the file; see [`write`](super::write).
+/// Writes the file; see [`write_model`](super::write_model).
 pub(super) fn write(
     model: &RandomModel,
     packing: Packing,
@@ -99,8 +99,9 @@ fn put_metadata(writer: &mut Writer, model: &RandomModel, packing: Packing) -> R
     if !vocabulary.is_real_size() {
         writer.metadata("tokenizer.ggml.pre", "llama-bpe")?;
     }
-    writer.metadata("tokenizer.ggml.scores", vec![0f32; tokens.len()])?;
+    let scores = vec![0f32; tokens.len()];
     writer.metadata("tokenizer.ggml.tokens", tokens)?;
+    writer.metadata("tokenizer.ggml.scores", scores)?;
     writer.metadata("tokenizer.ggml.token_type", types)?;
     writer.metadata("tokenizer.ggml.merges", vocabulary.merges().to_vec())?;
     writer.metadata("tokenizer.ggml.bos_token_id", vocabulary.begin_of_text() as u32)?;

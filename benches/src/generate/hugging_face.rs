@@ -16,11 +16,12 @@ use super::{FloatType, GenerateError, RMS_NORM_EPS, ROPE_THETA, RandomModel, Rol
 /// Every file of the folder.
 const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
-/// Writes the folder, in place of an older generated one if there is one; see [`write`](super::write).
+/// Writes the folder, in place of an older generated one if there is one; see [`write_model`](super::write_model).
 pub(super) fn write(
     model: &RandomModel,
     embedding: FloatType,
     path: &Path,
+    overwrite: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), GenerateError> {
     refuse_foreign(path)?;
@@ -38,10 +39,13 @@ pub(super) fn write(
     tokenizer_json::write(&model.vocabulary, &new.join("tokenizer.json"))?;
     write_tensors(model, embedding, &new.join("model.safetensors"), progress)?;
 
-    if path.symlink_metadata().is_ok() {
+    // Without a folder to replace, renaming fails on anything that has come to be there meanwhile.
+    if overwrite && path.symlink_metadata().is_ok() {
+        refuse_foreign(path)?;
         fs::rename(path, &old).map_err(wrap)?;
     }
     fs::rename(&new, path).map_err(|error| {
+        // Fails when nothing was moved away.
         let _ = fs::rename(&old, path);
         wrap(error)
     })

@@ -1,7 +1,7 @@
 //! Model files of real shapes with random weights.
 //!
 //! What a model costs to open, to hold and to run depends on its shape and its format, not on what it has learned. So a
-//! benchmark need not download one: [`write`] makes a file that has every tensor, key and token of a real one, and whose
+//! benchmark need not download one: [`write_model`] makes a file that has every tensor, key and token of a real one, and whose
 //! activations and logits stay in a sane range.
 //!
 //! A model is a function of its shape, its vocabulary and a seed. Formats and embedding types are only different
@@ -55,9 +55,10 @@ impl Format {
 /// and one linear.
 ///
 /// # Errors
-/// When there is something at `path` already and `overwrite` is false, when it is not a model that may be replaced, or
-/// when writing fails.
-pub fn write(
+/// When there is something at `path` already and `overwrite` is false, when it is of another kind than what is written (a
+/// folder must hold the files of such a model and nothing else), when a GGUF file's name does not end in `.gguf`, or when
+/// writing fails.
+pub fn write_model(
     model: &RandomModel,
     format: Format,
     embedding: FloatType,
@@ -71,6 +72,6 @@ pub fn write(
     match format {
         Format::I2s => gguf::write(model, Packing::I2S, embedding, path, overwrite, progress),
         Format::Tq2_0 => gguf::write(model, Packing::Tq2_0, embedding, path, overwrite, progress),
-        Format::HfPacked => hugging_face::write(model, embedding, path, progress),
+        Format::HfPacked => hugging_face::write(model, embedding, path, overwrite, progress),
     }
 }

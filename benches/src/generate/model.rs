@@ -213,7 +213,7 @@ mod tests {
     fn bytes_become_codes() {
         let mut bytes = [100; 16];
         bytes[..6].copy_from_slice(&[0, 73, 74, 181, 182, 255]);
-        assert_eq!(random_word(&bytes), 0b01010101_01010101_0101_1010_0101_0000);
+        assert_eq!(random_word(&bytes), 0b0101_0101_0101_0101_0101_1010_0101_0000);
     }
 
     #[test]
