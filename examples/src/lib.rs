@@ -1,1 +1,1 @@
-//! Runnable examples.
+//! Runnable examples: `cargo run --release -p bitnet-examples --example NAME`.

@@ -69,6 +69,7 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
         #[cfg(feature = "flex")]
         DeviceKind::Flex => Ok(Device::flex()),
         #[cfg(feature = "ndarray")]
+        #[expect(deprecated, reason = "kept, thin, as long as Burn has this backend")]
         DeviceKind::NdArray => Ok(Device::ndarray()),
         #[allow(unreachable_patterns)]
         absent => Err(DeviceError::NotCompiledIn(absent.name())),

@@ -17,6 +17,7 @@ mod backends;
 #[cfg(feature = "burn")]
 mod device;
 #[cfg(feature = "burn")]
+#[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]
 pub mod ops;
 
 pub use cpu::dense::RowDecoder;

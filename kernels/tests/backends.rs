@@ -57,7 +57,7 @@ fn case(rows: usize, cols: usize, group: Option<usize>, activations: Activations
 }
 
 fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().to_vec().unwrap()
+    tensor.into_data().try_to_vec().unwrap()
 }
 
 fn close<const D: usize>(a: Tensor<D>, b: Tensor<D>, what: &str) {

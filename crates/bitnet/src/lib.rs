@@ -17,6 +17,7 @@
 //! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers.
 
 mod embedded;
+mod fetch;
 mod pretrained;
 
 pub use bitnet_engine as engine;
@@ -28,4 +29,5 @@ pub use bitnet_format as format;
 pub use bitnet_model as model;
 pub use bitnet_text as text;
 pub use embedded::{EMBEDDED, embedded};
+pub use fetch::{Observer, fetch};
 pub use pretrained::{BitNetModel, LoadOptions, Output, Stream, open};

@@ -1,13 +1,13 @@
 //! A model by name, ready to write.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bitnet_engine::{Generation, OpenOptions};
 use bitnet_format::Checkpoint;
 use bitnet_model::ModelError;
 
-use crate::{EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, Timing, embedded};
+use crate::{EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, Timing, embedded, fetch};
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -64,13 +64,8 @@ pub fn open(spec: &str, options: &LoadOptions) -> Result<Checkpoint, Error> {
     if spec == EMBEDDED && !Path::new(spec).exists() {
         return embedded();
     }
-    let path = locate(spec, options)?;
+    let path = fetch(spec, options.offline, None)?;
     Ok(bitnet_format::open_with(path, &options.open)?)
-}
-
-/// The path of a model on this machine, fetched first if it has to be.
-fn locate(spec: &str, _options: &LoadOptions) -> Result<PathBuf, Error> {
-    Ok(PathBuf::from(spec))
 }
 
 impl BitNetModel {

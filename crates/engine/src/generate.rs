@@ -72,7 +72,7 @@ pub struct Generation<'m, S: BorrowMut<Session<'m>>> {
 }
 
 /// How long a generation took, and for how many tokens.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Tokens of the prompt that were computed (not those that the session had seen).
     pub prefill_tokens: usize,

@@ -66,7 +66,7 @@ pub fn tokenizer_of(checkpoint: &Checkpoint, tokenizer_json: Option<&[u8]>) -> R
     let config = checkpoint.config();
     let config_bos = config.bos_token_ids.first().copied();
     let config_eos = &config.eos_token_ids;
-    match (checkpoint.tokenizer_files(), tokenizer_json) {
+    match (checkpoint.tokenizer_files()?, tokenizer_json) {
         (
             TokenizerSource::Hf { tokenizer_json: own, tokenizer_config, chat_template, generation_config, .. },
             given,

@@ -71,6 +71,7 @@ pub fn score(
     if text.len() < needed {
         return Err(EngineError::TextTooShort { tokens: text.len(), needed });
     }
+    model.transformer().check_tokens(text)?;
     let count = (text.len() - (needed - size)) / size;
     let mut total = Score { tokens: 0, nll: 0.0 };
     let mut session = model.session(None);

@@ -55,7 +55,19 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// When the prompt is empty or does not fit the context, or a setting is out of its range.
-    pub fn generate(&mut self, prompt: &[u32], config: &GenerationConfig) -> Result<Generation<'_, 'm>, EngineError> {
+    pub fn generate(&mut self, prompt: &[u32], config: &GenerationConfig) -> Result<Generation<'m, &mut Self>, EngineError> {
+        Generation::new(self, prompt, config)
+    }
+
+    /// [`Session::generate`] for a session that is not needed afterwards.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn into_generation(
+        self,
+        prompt: &[u32],
+        config: &GenerationConfig,
+    ) -> Result<Generation<'m, Self>, EngineError> {
         Generation::new(self, prompt, config)
     }
 
@@ -84,6 +96,6 @@ impl<'m> Session<'m> {
     /// Logits of one or more hidden states, row after row.
     pub(crate) fn logits(&self, hidden: Tensor<2>) -> Result<Vec<f32>, EngineError> {
         let logits = self.model.transformer().logits(hidden).into_data();
-        logits.into_vec().map_err(|_| EngineError::BadLogits { position: self.tokens.len() })
+        logits.try_into_vec().map_err(|_| EngineError::BadLogits { position: self.tokens.len() })
     }
 }

@@ -3,7 +3,7 @@
 use bitnet_kernels::ops::{self, Activations, TernarySpec};
 use bitnet_ternary::{CODES_PER_WORD, Granularity, Scale, TernaryMatrix, quantize};
 use burn::config::Config;
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
 use crate::{ModelError, RmsNorm};
@@ -73,7 +73,7 @@ impl BitLinear {
         let words = Tensor::<2, Int>::from_data(words, (device, DType::U32));
         let scale = Tensor::<2>::from_data(TensorData::new(values, scale_shape), (device, DType::F32));
         Ok(Self {
-            words: Param::from_tensor(words),
+            words: Param::initialized(ParamId::new(), words),
             scale: Param::from_tensor(scale).set_require_grad(false),
             norm: None,
             d_input: cols,

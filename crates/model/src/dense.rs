@@ -1,9 +1,9 @@
 //! Embedding and head: matrices that are not ternary.
 
-use bitnet_format::{BlockFormat, Checkpoint, FormatError, StorageType};
+use bitnet_format::{BlockFormat, Checkpoint, StorageType};
 use bitnet_kernels::cpu::dense::{decode_bf16, decode_f16, decode_f32};
 use bitnet_kernels::{RowDecoder, ops};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 
 use crate::ModelError;
@@ -47,7 +47,7 @@ impl DenseMatrix {
         let shape = [rows, bytes.len() / rows.max(1)];
         let data = TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::File), shape, DType::U8);
         let stored = Tensor::<2, Int>::from_data(data, (device, DType::U8));
-        Ok(Self { stored: Param::from_tensor(stored), cols, decode })
+        Ok(Self { stored: Param::initialized(ParamId::new(), stored), cols, decode })
     }
 
     /// The rows `ids` as floats, `[ids, cols]`.

@@ -69,11 +69,20 @@ impl Transformer {
         logits.reshape([batch, length, self.config.vocab_size])
     }
 
-    fn ids(&self, tokens: &[u32]) -> Result<Tensor<1, Int>, ModelError> {
+    /// Checks that the embedding has a row for every token.
+    ///
+    /// # Errors
+    /// When it does not; the error names the token.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
         let vocab_size = self.embedding.rows();
-        if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
-            return Err(ModelError::TokenOutOfRange { token: *token, vocab_size });
+        match tokens.iter().find(|token| **token as usize >= vocab_size) {
+            Some(token) => Err(ModelError::TokenOutOfRange { token: *token, vocab_size }),
+            None => Ok(()),
         }
+    }
+
+    fn ids(&self, tokens: &[u32]) -> Result<Tensor<1, Int>, ModelError> {
+        self.check_tokens(tokens)?;
         let ids: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();
         Ok(Tensor::from_data(TensorData::new(ids, [tokens.len()]), &self.device))
     }

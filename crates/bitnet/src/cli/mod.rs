@@ -1,6 +1,7 @@
 //! The command line.
 
 mod chat;
+mod downloads;
 mod error;
 mod generate;
 mod inspect;

@@ -8,6 +8,7 @@ use bitnet::{BitNetModel, EMBEDDED, LoadOptions};
 use clap::{Args, ValueEnum};
 
 use super::CliError;
+use super::downloads::fetch_with_bar;
 
 #[derive(Args)]
 pub struct ModelArgs {
@@ -54,7 +55,7 @@ impl ModelArgs {
     /// Loads the model and says on stderr what its user should know.
     pub fn load(&self) -> Result<BitNetModel, CliError> {
         self.use_threads()?;
-        let model = BitNetModel::load(&self.model, &self.options()?)?;
+        let model = BitNetModel::load(&self.locate()?, &self.options()?)?;
         for warning in model.language_model().warnings() {
             eprintln!("warning: {warning}");
         }
@@ -69,7 +70,7 @@ impl ModelArgs {
 
     /// Opens the model without loading it.
     pub fn open(&self) -> Result<Checkpoint, CliError> {
-        Ok(bitnet::open(&self.model, &self.options()?)?)
+        Ok(bitnet::open(&self.locate()?, &self.options()?)?)
     }
 
     /// The tokenizer that was given in place of the model's own.
@@ -81,6 +82,15 @@ impl ModelArgs {
     /// Whether to print figures: on a terminal, or when asked.
     pub fn wants_figures(&self) -> bool {
         self.verbose || stderr().is_terminal()
+    }
+
+    /// The model's path, downloaded first if it has to be, with a bar.
+    fn locate(&self) -> Result<String, CliError> {
+        if self.model == EMBEDDED {
+            return Ok(self.model.clone());
+        }
+        let path = fetch_with_bar(&self.model, self.offline)?;
+        Ok(path.to_string_lossy().into_owned())
     }
 
     fn use_threads(&self) -> Result<(), CliError> {

@@ -1,0 +1,279 @@
+//! The program as scripts and people use it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use bitnet_fixtures::moby;
+use serde_json::Value;
+
+fn bitnet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.env_remove("BITNET_ISA").env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    bitnet().args(args).output().unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&stdout(args)).unwrap()
+}
+
+/// The one line that a failing command says.
+fn refusal(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text.strip_prefix("error: ").expect("an error").trim_end().to_string()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn generate_json_has_what_scripts_rely_on() {
+    let args = ["generate", "The whale", "--max-tokens", "6", "--temperature", "0", "--json"];
+    let value = json(&args);
+    assert_eq!(value["prompt_ids"], serde_json::json!([4093, 673, 389]));
+    assert_eq!(value["ids"].as_array().unwrap().len(), 6);
+    assert_eq!(value["finish_reason"], "length");
+    assert!(value["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(value["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    let text = stdout(&args[..6]);
+    assert_eq!(text.trim_end_matches('\n'), value["text"].as_str().unwrap().trim_end_matches('\n'));
+}
+
+#[test]
+fn a_seed_gives_one_text_whatever_runs_it() {
+    let args = ["generate", "Call me Ishmael.", "-n", "40", "--seed", "42", "--temperature", "0.9", "--json"];
+    let ids = |command: &mut Command| -> Value {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["ids"].clone()
+    };
+    let expected = ids(bitnet().args(args));
+    assert_eq!(expected.as_array().unwrap().len(), 40);
+    for threads in ["1", "2", "3"] {
+        assert_eq!(ids(bitnet().args(args).args(["--threads", threads])), expected, "{threads} threads");
+    }
+    for isa in bitnet::model::Isa::available() {
+        assert_eq!(ids(bitnet().args(args).env("BITNET_ISA", isa.name())), expected, "{isa}");
+    }
+    for device in bitnet::model::devices().unwrap() {
+        assert_eq!(ids(bitnet().args(args).args(["--device", device.kind.name()])), expected, "{}", device.kind.name());
+    }
+    assert_ne!(ids(bitnet().args(args).args(["--seed", "43"])), expected);
+}
+
+#[test]
+fn every_container_is_opened_by_its_path() {
+    let expected = json(&["generate", "The whale", "-n", "4", "--temperature", "0", "--json"])["ids"].clone();
+    for name in ["master", "packed-autobitlinear", "packed-bitlinear", "i2_s.gguf", "tq2_0.gguf"] {
+        let file = moby(name);
+        let value = json(&["generate", "The whale", "-m", path(&file), "-n", "4", "--temperature", "0", "--json"]);
+        assert_eq!(value["ids"], expected, "{name}");
+    }
+    let file = moby("packed-bitlinear").join("model.safetensors");
+    assert_eq!(
+        json(&["generate", "The whale", "-m", path(&file), "-n", "4", "--temperature", "0", "--json"])["ids"],
+        expected
+    );
+}
+
+#[test]
+fn a_prompt_can_come_from_stdin() {
+    let mut child = bitnet()
+        .args(["generate", "-n", "2", "--temperature", "0", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"The whale").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["prompt_ids"], serde_json::json!([4093, 673, 389]));
+}
+
+#[test]
+fn chat_answers_each_line_and_obeys_commands() {
+    let mut child = bitnet()
+        .args(["chat", "-n", "5", "--temperature", "0", "--system", "Be brief."])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "Hello.\nHello again.\n/system\n/reset\nHello.\n/abacus\n/exit\nnot read\n";
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{notes}");
+    assert!(notes.contains("Be brief.") && notes.contains("unknown command /abacus"), "{notes}");
+    let replies = String::from_utf8(output.stdout).unwrap();
+    let args = ["generate", "Hello.", "--chat", "--system", "Be brief.", "-n", "5", "--temperature", "0"];
+    let single = stdout(&args);
+    assert!(replies.starts_with(&single) && replies.ends_with(&single), "{replies:?} {single:?}");
+}
+
+#[test]
+fn score_inspect_tokenize_and_devices_speak_json() {
+    let text = moby("heldout.txt");
+    let value = json(&["score", path(&text), "--window", "256", "--bos", "--skip", "128", "--json"]);
+    assert_eq!(value["tokens"], 8382);
+    assert!((value["perplexity"].as_f64().unwrap() / 182.5309 - 1.0).abs() < 5e-4, "{value}");
+    assert!((value["nll"].as_f64().unwrap() / 8382.0 - value["loss"].as_f64().unwrap()).abs() < 1e-9);
+
+    let value = json(&["inspect", "--json"]);
+    assert_eq!(value["config"]["num_layers"], 4);
+    assert_eq!(value["parameters"], 4_198_656);
+    assert_eq!(value["ternary_parameters"], 3_145_728);
+    assert_eq!(value["bits_per_ternary_weight"], 2.0);
+    assert_eq!(value["tokenizer"]["stop_tokens"], serde_json::json!([4094, 4095]));
+    let gguf = moby("i2_s.gguf");
+    let value = json(&["inspect", "-m", path(&gguf), "--json"]);
+    assert_eq!(value["metadata"]["general.architecture"], "bitnet-b1.58");
+    assert_eq!(value["tensors"].as_array().unwrap().len(), 46);
+    assert_eq!(value["ternary_parameters"], 3_145_728);
+    assert!(stdout(&["inspect"]).contains("model.layers.3.mlp.up_proj.weight"));
+
+    assert_eq!(json(&["tokenize", "The whale", "--json"]), serde_json::json!([4093, 673, 389]));
+    assert_eq!(json(&["tokenize", "The whale", "--no-bos", "--json"]), serde_json::json!([673, 389]));
+    assert!(stdout(&["tokenize", "The whale"]).contains("389"));
+    assert_eq!(json(&["devices", "--json"])[0]["name"], "flex");
+    assert!(stdout(&["completions", "bash"]).contains("bitnet"));
+}
+
+#[test]
+fn wrong_arguments_are_named_in_one_line() {
+    assert_eq!(refusal(&["generate", ""]), "the prompt is empty");
+    assert!(refusal(&["generate", "x", "--temperature=-1"]).starts_with("temperature"));
+    assert!(refusal(&["generate", "x", "-m", "absent.gguf"]).contains("absent.gguf"));
+    assert!(refusal(&["generate", "x", "-m", "absent/model"]).contains("absent/model"));
+    assert!(refusal(&["generate", "x", "--device", "abacus"]).contains("abacus"));
+    assert!(refusal(&["generate", "x", "--tokenizer", "absent.json"]).contains("absent.json"));
+    assert!(refusal(&["generate", &"whale ".repeat(1200), "-n", "1"]).contains("the context is 1024"));
+    assert!(refusal(&["score", "absent.txt"]).contains("absent.txt"));
+    let short = tempfile::NamedTempFile::new().unwrap();
+    assert!(refusal(&["score", path(short.path())]).contains("0 tokens"));
+    let latin1 = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(latin1.path(), b"caf\xe9").unwrap();
+    assert!(refusal(&["score", path(latin1.path())]).contains("not UTF-8"));
+    let output = bitnet().args(["generate", "x"]).env("BITNET_ISA", "mmx").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("BITNET_ISA=mmx"), "{error}");
+    assert_eq!(run(&["generate", "x", "--threads", "0"]).status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_prompt_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let prompt = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    let output = bitnet().arg("generate").arg(prompt).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("UTF-8"), "{error}");
+    let mut child =
+        bitnet().arg("generate").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"caf\xe9").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not UTF-8"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let mut child = bitnet()
+        .args(["generate", "The whale", "-n", "200", "--ignore-eos"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
+
+/// A copy of a fixture folder with one thing changed.
+fn broken(folder: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(moby(folder)).unwrap() {
+        let entry: PathBuf = entry.unwrap().path();
+        std::fs::copy(&entry, copy.path().join(entry.file_name().unwrap())).unwrap();
+    }
+    change(copy.path());
+    copy
+}
+
+fn rewrite(file: &Path, change: impl FnOnce(String) -> String) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(text, changed, "the change must hit");
+    std::fs::write(file, changed).unwrap();
+}
+
+/// Replaces text of the safetensors header by text of the same length.
+fn rewrite_header(folder: &Path, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let file = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect("the header has this");
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[test]
+fn models_that_are_not_whole_are_refused_by_name() {
+    let refuse = |folder: tempfile::TempDir| refusal(&["generate", "x", "-m", path(folder.path())]);
+    let config = |change: fn(String) -> String| {
+        broken("packed-autobitlinear", |folder| rewrite(&folder.join("config.json"), change))
+    };
+
+    let error = refuse(config(|text| text.replace("BitNetForCausalLM", "AbacusForCausalLM")));
+    assert!(error.contains("AbacusForCausalLM"), "{error}");
+    let error = refuse(config(|text| text.replace("\"hidden_size\": 256", "\"hidden_size\": 512")));
+    assert!(error.contains("model.") && error.contains("config.json") || error.contains("shape"), "{error}");
+    let error = refuse(config(|text| text.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5")));
+    assert!(error.contains("model.layers.4."), "{error}");
+    let error = refuse(config(|text| text.replace("\"vocab_size\": 4096", "\"vocab_size\": 4090")));
+    assert!(error.contains("embed_tokens"), "{error}");
+    let error = refuse(config(|text| text.replace("\"relu2\"", "\"tanh\"")));
+    assert!(error.contains("tanh"), "{error}");
+
+    let error = refuse(broken("packed-autobitlinear", |folder| {
+        rewrite_header(folder, "model.layers.2.self_attn.k_proj.weight\"", "model.layers.2.self_attn.x_proj.weight\"");
+    }));
+    assert!(error.contains("model.layers.2.self_attn.k_proj.weight"), "{error}");
+    let error = refuse(broken("packed-autobitlinear", |folder| {
+        let file = folder.join("model.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() = 0xff;
+        std::fs::write(&file, bytes).unwrap();
+    }));
+    assert!(error.contains("model.layers.3") && error.contains("code 3"), "{error}");
+    let error =
+        refuse(broken("packed-autobitlinear", |folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap()));
+    assert!(error.contains("tokenizer"), "{error}");
+    let error = refuse(broken("packed-autobitlinear", |folder| {
+        rewrite(&folder.join("tokenizer.json"), |text| text.replace("\"id\": 4095", "\"id\": 4099"));
+    }));
+    assert!(error.contains("4099"), "{error}");
+    for length in [0u64, 7, 8, 1000, 100_000, 2_900_000] {
+        let error = refuse(broken("packed-autobitlinear", |folder| {
+            let file = std::fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).unwrap();
+            file.set_len(length).unwrap();
+        }));
+        assert!(error.contains("model.safetensors"), "{length}: {error}");
+    }
+}

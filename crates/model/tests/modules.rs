@@ -1,0 +1,67 @@
+//! The modules by themselves.
+
+use bitnet_model::{Activations, BitLinear, BitLinearConfig, RmsNorm};
+use bitnet_ternary::{Granularity, Scale, TernaryMatrix, quantize, reference};
+use burn::module::Module;
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
+
+fn device() -> Device {
+    bitnet_model::device(bitnet_model::DeviceKind::default_name()).unwrap()
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+#[test]
+fn a_bit_linear_is_the_exact_layer_for_every_granularity() {
+    let weights = Tensor::<2>::random([24, 144], Distribution::Normal(0.0, 1.0), (&device(), DType::F32));
+    let x = Tensor::<3>::random([2, 3, 144], Distribution::Normal(0.0, 1.0), (&device(), DType::F32));
+    for granularity in [Granularity::Tensor, Granularity::Row, Granularity::Group(32)] {
+        let matrix = quantize::absmean(&floats(weights.clone()), 24, 144, granularity).unwrap();
+        let layer = BitLinear::from_weights(weights.clone(), granularity).unwrap();
+        assert_eq!((layer.d_input(), layer.d_output()), (144, 24));
+        let y = layer.forward(x.clone());
+        assert_eq!(y.dims(), [2, 3, 24]);
+        assert_eq!(floats(y), reference::linear(&floats(x.clone()), 6, &matrix), "{granularity}");
+        assert_eq!(floats(layer.weights()), matrix.to_f32());
+    }
+}
+
+#[test]
+fn a_norm_and_float_activations_are_part_of_the_layer() {
+    let matrix = TernaryMatrix::from_trits(1, 4, &[1, -1, 0, 1], Scale::Tensor(0.5)).unwrap();
+    let layer = BitLinear::from_ternary(matrix, &device()).unwrap().with_activations(Activations::Float);
+    let x = || Tensor::<2>::from_data(TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0], [1, 4]), &device());
+    assert_eq!(floats(layer.forward(x())), [1.5]);
+    let layer = layer.with_norm(Some(RmsNorm::new(vec![1.0, 1.0, 1.0, 2.0], 0.0, &device())));
+    // rms(1, 2, 3, 4) = sqrt(7.5); (1 - 2 + 2 * 4) * 0.5 / sqrt(7.5)
+    assert!((floats(layer.forward(x()))[0] - 3.5 / 7.5f32.sqrt()).abs() < 1e-6);
+}
+
+#[test]
+fn a_record_brings_a_layer_back() {
+    let layer = BitLinearConfig::new(40, 8).init(&device());
+    let other = BitLinearConfig::new(40, 8).init(&device());
+    let x = Tensor::<2>::random([3, 40], Distribution::Default, (&device(), DType::F32));
+    assert_ne!(floats(other.forward(x.clone())), floats(layer.forward(x.clone())));
+    let other = other.load_record(layer.clone().into_record());
+    assert_eq!(floats(other.forward(x.clone())), floats(layer.forward(x)));
+}
+
+#[test]
+fn layers_before_a_bit_linear_get_a_gradient_and_its_weights_none() {
+    let device = device().autodiff();
+    let layer = BitLinearConfig::new(16, 4).init(&device);
+    let x = Tensor::<2>::random([2, 16], Distribution::Default, (&device, DType::F32)).require_grad();
+    let grads = layer.forward(x.clone()).sum().backward();
+    let expected = layer.weights().inner().sum_dim(0).expand([2, 16]);
+    x.grad(&grads).unwrap().into_data().assert_approx_eq::<f32>(&expected.into_data(), Default::default());
+}
+
+#[test]
+fn odd_groups_are_refused() {
+    let matrix = TernaryMatrix::from_trits(2, 20, &[1; 40], Scale::Group { size: 10, values: vec![1.0; 4] }).unwrap();
+    let error = BitLinear::from_ternary(matrix, &device()).unwrap_err().to_string();
+    assert!(error.contains("10 columns"), "{error}");
+}
