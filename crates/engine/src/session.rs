@@ -55,7 +55,11 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// When the prompt is empty or does not fit the context, or a setting is out of its range.
-    pub fn generate(&mut self, prompt: &[u32], config: &GenerationConfig) -> Result<Generation<'m, &mut Self>, EngineError> {
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        config: &GenerationConfig,
+    ) -> Result<Generation<'m, &mut Self>, EngineError> {
         Generation::new(self, prompt, config)
     }
 
