@@ -85,7 +85,7 @@ pub fn score(
         let hidden = session.run(&window)?;
         for from in (skip..predicted).step_by(LOGITS_CHUNK) {
             let to = predicted.min(from + LOGITS_CHUNK);
-            let logits = session.logits(hidden.clone().slice([from..to]))?;
+            let logits = session.logits(hidden.clone().slice_dim(0, from..to))?;
             let vocab = logits.len() / (to - from);
             for (i, logits) in logits.chunks_exact(vocab).enumerate() {
                 let logprob = f64::from(log_probability(logits, targets[from + i]));
@@ -114,7 +114,7 @@ pub fn log_probabilities(model: &LanguageModel, text: &[u32]) -> Result<Vec<f32>
     let mut all = Vec::with_capacity(text.len() - 1);
     for from in (0..text.len() - 1).step_by(LOGITS_CHUNK) {
         let to = (text.len() - 1).min(from + LOGITS_CHUNK);
-        let logits = session.logits(hidden.clone().slice([from..to]))?;
+        let logits = session.logits(hidden.clone().slice_dim(0, from..to))?;
         let vocab = logits.len() / (to - from);
         let rows = logits.chunks_exact(vocab).zip(&text[from + 1..]);
         all.extend(rows.map(|(logits, target)| log_probability(logits, *target)));

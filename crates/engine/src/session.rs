@@ -87,7 +87,7 @@ impl<'m> Session<'m> {
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
         let rows = hidden.dims()[0];
-        Ok((computed, self.logits(hidden.slice([rows - 1..rows]))?))
+        Ok((computed, self.logits(hidden.slice_dim(0, rows - 1..rows))?))
     }
 
     /// Runs more tokens and gives their hidden states, `[tokens, hidden]`.
