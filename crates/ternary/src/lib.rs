@@ -21,6 +21,7 @@
 
 mod crumbs;
 mod error;
+mod fresh;
 mod matrix;
 pub mod packing;
 pub mod quantize;

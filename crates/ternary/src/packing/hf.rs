@@ -24,6 +24,7 @@
 //! ```
 
 use crate::crumbs;
+use crate::fresh::zeroed_words;
 use crate::wide::Wide;
 use crate::{TernaryMatrix, words_per_row};
 
@@ -32,7 +33,7 @@ pub(super) fn decode(bytes: &[u8], rows: usize, cols: usize) -> Vec<u32> {
     let per_row = words_per_row(cols);
     let quarter = rows.div_ceil(4) * per_row;
     // With room for the up to three rows that do not exist, which come last.
-    let mut words = vec![0u32; 4 * quarter];
+    let mut words = zeroed_words(4 * quarter);
     let (low, high) = words.split_at_mut(2 * quarter);
     let ((a, b), (c, d)) = (low.split_at_mut(quarter), high.split_at_mut(quarter));
     Split { bytes, cols, per_row, quarters: [a, b, c, d] }.run_widened();

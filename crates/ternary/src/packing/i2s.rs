@@ -43,6 +43,7 @@
 use super::Packing;
 use super::block_scale::read_f32;
 use crate::crumbs;
+use crate::fresh::zeroed_words;
 use crate::realign;
 use crate::scale::is_scale;
 use crate::wide::Wide;
@@ -63,7 +64,7 @@ pub(super) fn decode<const BLOCK: usize>(
     cols: usize,
 ) -> Result<(Vec<u32>, Scale), TernaryError> {
     let (codes, scale) = split_tail(packing, bytes)?;
-    let mut words = vec![0u32; rows * cols / CODES_PER_WORD];
+    let mut words = zeroed_words(rows * cols / CODES_PER_WORD);
     Split::<BLOCK> { codes, words: &mut words }.run_widened();
     // So far the words run on from row to row, which is canonical only if rows are whole words.
     let words = if cols.is_multiple_of(CODES_PER_WORD) { words } else { realign::to_rows(&words, rows, cols) };
@@ -128,7 +129,7 @@ pub(super) fn decode_four_rows(
 ) -> Result<(Vec<u32>, Scale), TernaryError> {
     let (codes, scale) = split_tail(packing, bytes)?;
     let per_row = words_per_row(cols);
-    let mut words = vec![0u32; rows * per_row];
+    let mut words = zeroed_words(rows * per_row);
     for (packed, out) in codes.chunks_exact(cols).zip(words.chunks_exact_mut(4 * per_row)) {
         let (low, high) = out.split_at_mut(2 * per_row);
         let ((a, b), (c, d)) = (low.split_at_mut(per_row), high.split_at_mut(per_row));

@@ -50,6 +50,7 @@ use super::Packing;
 use super::base3::{self, Digits, LEAST_FIRST};
 use super::block_scale::{self, BlockScales, f16_bytes, read_f16, read_f32};
 use crate::crumbs;
+use crate::fresh::zeroed_words;
 use crate::{Scale, TernaryError, TernaryMatrix, words_per_row};
 
 /// Elements a block.
@@ -102,7 +103,7 @@ pub(super) fn decode_iq2_r4(
     cols: usize,
 ) -> Result<(Vec<u32>, Scale), TernaryError> {
     let per_row = words_per_row(cols);
-    let mut words = vec![0u32; rows * per_row];
+    let mut words = zeroed_words(rows * per_row);
     let mut scales = BlockScales::new(packing, rows);
     let group_bytes = bytes.len() / (rows / 4);
     for (index, (group, out)) in bytes.chunks_exact(group_bytes).zip(words.chunks_exact_mut(4 * per_row)).enumerate() {

@@ -1,0 +1,53 @@
+//! Memory for the words of a large matrix.
+
+/// Below this a system call is not worth its time.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 256 << 10;
+
+/// The size and alignment of a huge page on x86-64 and on most AArch64 systems.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
+
+/// `len` words of zero that are about to be written.
+///
+/// A model is opened by writing half a gigabyte of words, and most of that time goes into page faults. So Linux is asked
+/// for huge pages, and to make all pages at once: half the time of one fault after the other (0.16 s for 0.32 s).
+pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
+    let words = vec![0u32; len];
+    #[cfg(target_os = "linux")]
+    if size_of_val(&words[..]) >= LARGE {
+        let start = words.as_ptr().addr();
+        let end = start + size_of_val(&words[..]);
+        advise(&words, start.next_multiple_of(HUGE), end / HUGE * HUGE, libc::MADV_HUGEPAGE);
+        // SAFETY: this only asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        if let Ok(page) = usize::try_from(page) {
+            advise(&words, start.next_multiple_of(page), end / page * page, libc::MADV_POPULATE_WRITE);
+        }
+    }
+    words
+}
+
+/// Gives the kernel an advice about the pages of `words` from `start` to `end`. An old kernel may refuse: it is an advice.
+#[cfg(target_os = "linux")]
+fn advise(words: &[u32], start: usize, end: usize, advice: libc::c_int) {
+    if start < end {
+        let address = words.as_ptr().with_addr(start).cast_mut().cast();
+        // SAFETY: the range lies within `words`, and neither advice changes what is in memory.
+        unsafe { libc::madvise(address, end - start, advice) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_zero_whatever_their_number() {
+        for len in [0, 1, 1000, 65_536, 65_537, 1_000_000, 2_345_678] {
+            let words = zeroed_words(len);
+            assert_eq!(words.len(), len);
+            assert!(words.iter().all(|word| *word == 0));
+        }
+    }
+}
