@@ -20,7 +20,7 @@ mod device;
 #[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]
 pub mod ops;
 
-pub use cpu::dense::RowDecoder;
+pub use cpu::dense::RowFormat;
 pub use cpu::gate::Gate;
 pub use cpu::isa::{Isa, IsaError};
 #[cfg(feature = "burn")]

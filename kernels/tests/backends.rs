@@ -4,7 +4,7 @@
 #![cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept as long as Burn has this backend"))]
 
 use bitnet_kernels::ops::{self, Activations, TernarySpec, reference};
-use bitnet_kernels::{Gate, RowDecoder, cpu::dense};
+use bitnet_kernels::{Gate, RowFormat};
 use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -136,16 +136,16 @@ macro_rules! suite {
                 let stored: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
                 let stored = TensorData::new(stored, [rows, 2 * cols]);
                 let stored = Tensor::<2, Int>::from_data(stored, (&device(), DType::U8));
-                let decode: RowDecoder = dense::decode_bf16;
+                let format = RowFormat::Bf16;
                 let x = tensor::<2>(6, [5, cols], &device());
 
-                let decoded = ops::decode_rows(stored.clone(), decode, cols);
+                let decoded = ops::decode_rows(stored.clone(), format, cols);
                 let expected: Vec<f32> = values.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
                 assert_eq!(floats(decoded), expected);
-                let body = reference::decode_rows::<$backend>(prim_int(&stored), decode, cols);
+                let body = reference::decode_rows::<$backend>(prim_int(&stored), format, cols);
                 assert_eq!(floats(Tensor::<2>::from_primitive::<$backend>(body)), expected);
-                let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), decode, cols);
-                let y = ops::rows_linear(x, stored, decode, cols);
+                let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), format, cols);
+                let y = ops::rows_linear(x, stored, format, cols);
                 close(y, Tensor::from_primitive::<$backend>(body), "stored rows");
             }
 

@@ -1,8 +1,7 @@
 //! Embedding and head: matrices that are not ternary.
 
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
-use bitnet_kernels::cpu::dense::{decode_bf16, decode_f16, decode_f32};
-use bitnet_kernels::{RowDecoder, ops};
+use bitnet_kernels::{RowFormat, ops};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 
@@ -17,7 +16,7 @@ pub struct DenseMatrix {
     stored: Param<Tensor<2, Int>>,
     cols: usize,
     #[module(skip)]
-    decode: RowDecoder,
+    format: RowFormat,
 }
 
 impl DenseMatrix {
@@ -41,23 +40,23 @@ impl DenseMatrix {
                 needed: [rows, cols],
             });
         }
-        let decode = decoder(info.dtype).ok_or_else(|| ModelError::Unsupported {
+        let format = row_format(info.dtype).ok_or_else(|| ModelError::Unsupported {
             what: format!("tensor {name} of type {}, where floats belong,", info.dtype),
         })?;
         let shape = [rows, bytes.len() / rows.max(1)];
         let data = TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::File), shape, DType::U8);
         let stored = Tensor::<2, Int>::from_data(data, (device, DType::U8));
-        Ok(Self { stored: Param::initialized(ParamId::new(), stored), cols, decode })
+        Ok(Self { stored: Param::initialized(ParamId::new(), stored), cols, format })
     }
 
     /// The rows `ids` as floats, `[ids, cols]`.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        ops::decode_rows(self.stored.val().select(0, ids), self.decode, self.cols)
+        ops::decode_rows(self.stored.val().select(0, ids), self.format, self.cols)
     }
 
     /// `x wᵀ`: `[tokens, cols] → [tokens, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::rows_linear(x, self.stored.val(), self.decode, self.cols)
+        ops::rows_linear(x, self.stored.val(), self.format, self.cols)
     }
 
     /// Number of rows.
@@ -66,18 +65,28 @@ impl DenseMatrix {
     }
 }
 
-fn decoder(dtype: StorageType) -> Option<RowDecoder> {
+fn row_format(dtype: StorageType) -> Option<RowFormat> {
     const WHOLE: &str = "a row is whole blocks: the reader has checked it";
     match dtype {
-        StorageType::F32 => Some(decode_f32),
-        StorageType::F16 => Some(decode_f16),
-        StorageType::BF16 => Some(decode_bf16),
+        StorageType::F32 => Some(RowFormat::F32),
+        StorageType::F16 => Some(RowFormat::F16),
+        StorageType::BF16 => Some(RowFormat::Bf16),
         other => Some(match other.block_format()? {
-            BlockFormat::Q8_0 => |bytes, row| BlockFormat::Q8_0.dequantize_row(bytes, row).expect(WHOLE),
-            BlockFormat::Q6_K => |bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE),
-            BlockFormat::Q4_0 => |bytes, row| BlockFormat::Q4_0.dequantize_row(bytes, row).expect(WHOLE),
-            BlockFormat::Q4_K => |bytes, row| BlockFormat::Q4_K.dequantize_row(bytes, row).expect(WHOLE),
-            BlockFormat::IQ4_NL => |bytes, row| BlockFormat::IQ4_NL.dequantize_row(bytes, row).expect(WHOLE),
+            BlockFormat::Q8_0 => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q8_0.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::Q6_K => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::Q4_0 => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q4_0.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::Q4_K => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q4_K.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::IQ4_NL => {
+                RowFormat::Other(|bytes, row| BlockFormat::IQ4_NL.dequantize_row(bytes, row).expect(WHOLE))
+            }
         }),
     }
 }

@@ -4,7 +4,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 
 use crate::cpu::attention::{AttentionShape, attention};
-use crate::cpu::dense::{self, DenseView, RowDecoder};
+use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::gate::{Gate, gated};
 use crate::cpu::isa::Isa;
 use crate::cpu::norm;
@@ -78,22 +78,22 @@ impl<B: HostBackend> TernaryOps for B {
         B::from_f32s(out, &[tokens, rows])
     }
 
-    fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, decode: RowDecoder, cols: usize) -> FloatTensor<Self> {
+    fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
         let (x, stored) = (B::contiguous(x), B::contiguous_int(rows));
         let [tokens, _] = x.shape().dims();
         let [rows, row_bytes] = stored.shape().dims();
-        let w = DenseView::Stored { bytes: B::bytes(&stored), cols, row_bytes, decode };
+        let w = DenseView::Stored { bytes: B::bytes(&stored), cols, row_bytes, format };
         let mut out = vec![0f32; tokens * rows];
         dense::linear(Isa::active(), B::f32s(&x), tokens, &w, &mut out);
         B::from_f32s(out, &[tokens, rows])
     }
 
-    fn decode_rows(rows: IntTensor<Self>, decode: RowDecoder, cols: usize) -> FloatTensor<Self> {
+    fn decode_rows(rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
         let stored = B::contiguous_int(rows);
         let [rows, row_bytes] = stored.shape().dims();
         let mut out = vec![0f32; rows * cols];
         for (bytes, row) in B::bytes(&stored).chunks_exact(row_bytes).zip(out.chunks_exact_mut(cols)) {
-            decode(bytes, row);
+            format.decode(bytes, row);
         }
         B::from_f32s(out, &[rows, cols])
     }

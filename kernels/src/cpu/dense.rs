@@ -8,8 +8,38 @@ use half::slice::HalfFloatSliceExt;
 use super::isa::Isa;
 use super::{lanes, parallel};
 
-/// Turns the stored bytes of one row into its f32 values. Must be given exactly the bytes and the width of a row.
-pub type RowDecoder = fn(bytes: &[u8], row: &mut [f32]);
+/// How the values of a row are stored; all of it little-endian.
+#[derive(Clone, Copy, Debug)]
+pub enum RowFormat {
+    /// Four bytes a value.
+    F32,
+    /// IEEE half precision, two bytes a value.
+    F16,
+    /// bfloat16, two bytes a value.
+    Bf16,
+    /// Anything else, by the function that turns the bytes of one row into its values.
+    Other(fn(bytes: &[u8], row: &mut [f32])),
+}
+
+impl RowFormat {
+    /// Reads the values of a row; `bytes` and `row` must be of exactly one row.
+    pub fn decode(self, bytes: &[u8], row: &mut [f32]) {
+        match self {
+            RowFormat::F32 => {
+                for (b, out) in bytes.as_chunks::<4>().0.iter().zip(row) {
+                    *out = f32::from_le_bytes(*b);
+                }
+            }
+            RowFormat::F16 => decode_f16(bytes, row),
+            RowFormat::Bf16 => {
+                for (b, out) in bytes.as_chunks::<2>().0.iter().zip(row) {
+                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            RowFormat::Other(decode) => decode(bytes, row),
+        }
+    }
+}
 
 /// A matrix `[rows, cols]`, borrowed.
 #[derive(Clone, Copy)]
@@ -30,7 +60,7 @@ pub enum DenseView<'a> {
         /// Stored bytes of a row.
         row_bytes: usize,
         /// How to read a row.
-        decode: RowDecoder,
+        format: RowFormat,
     },
 }
 
@@ -52,11 +82,24 @@ impl DenseView<'_> {
     fn row<'b>(&'b self, n: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
         match self {
             DenseView::Floats { values, cols } => &values[n * cols..][..*cols],
-            DenseView::Stored { bytes, cols, row_bytes, decode } => {
+            DenseView::Stored { bytes, cols, row_bytes, format } => {
                 buffer.resize(*cols, 0.0);
-                decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
+                format.decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
                 buffer
             }
+        }
+    }
+
+    /// Row `n` times one token, without the way over memory where the format has a product of its own.
+    fn dot(&self, isa: Isa, n: usize, x: &[f32], buffer: &mut Vec<f32>) -> f32 {
+        match self {
+            DenseView::Stored { bytes, row_bytes, format: RowFormat::F16, .. } => {
+                lanes::dot_f16(isa, x, &bytes[n * row_bytes..][..*row_bytes])
+            }
+            DenseView::Stored { bytes, row_bytes, format: RowFormat::Bf16, .. } => {
+                lanes::dot_bf16(isa, x, &bytes[n * row_bytes..][..*row_bytes])
+            }
+            _ => lanes::dot(isa, x, self.row(n, buffer)),
         }
     }
 }
@@ -76,7 +119,12 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     let run = |task: usize, out: &mut [f32]| {
         let mut buffer = Vec::new();
         for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
-            let row = w.row(task * rows_at_once + i, &mut buffer);
+            let n = task * rows_at_once + i;
+            if let [out] = out {
+                *out = w.dot(isa, n, x, &mut buffer);
+                continue;
+            }
+            let row = w.row(n, &mut buffer);
             for (x, out) in x.chunks_exact(cols).zip(out) {
                 *out = lanes::dot(isa, x, row);
             }
@@ -92,15 +140,7 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     }
 }
 
-/// Decodes rows of f32, little-endian.
-pub fn decode_f32(bytes: &[u8], row: &mut [f32]) {
-    for (b, out) in bytes.as_chunks::<4>().0.iter().zip(row) {
-        *out = f32::from_le_bytes(*b);
-    }
-}
-
-/// Decodes rows of IEEE half precision, little-endian.
-pub fn decode_f16(bytes: &[u8], row: &mut [f32]) {
+fn decode_f16(bytes: &[u8], row: &mut [f32]) {
     // SAFETY: every bit pattern of two bytes is an `f16`.
     let (before, halves, _) = unsafe { bytes.align_to::<half::f16>() };
     if before.is_empty() && halves.len() == row.len() {
@@ -109,13 +149,6 @@ pub fn decode_f16(bytes: &[u8], row: &mut [f32]) {
         for (b, out) in bytes.as_chunks::<2>().0.iter().zip(row) {
             *out = half::f16::from_le_bytes(*b).to_f32();
         }
-    }
-}
-
-/// Decodes rows of bfloat16, little-endian.
-pub fn decode_bf16(bytes: &[u8], row: &mut [f32]) {
-    for (b, out) in bytes.as_chunks::<2>().0.iter().zip(row) {
-        *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
     }
 }
 
@@ -140,18 +173,19 @@ mod tests {
                     expected[t * rows + n] = (0..cols).map(|k| x[t * cols + k] * values[n * cols + k]).sum();
                 }
             }
-            let stored: [(&[u8], usize, RowDecoder); 4] = [
-                (&f32s, 4, decode_f32),
-                (&f16s, 2, decode_f16),
-                (&bf16s, 2, decode_bf16),
-                (&shifted[1..], 2, decode_f16),
+            let stored: [(&[u8], usize, RowFormat); 5] = [
+                (&f32s, 4, RowFormat::F32),
+                (&f16s, 2, RowFormat::F16),
+                (&bf16s, 2, RowFormat::Bf16),
+                (&shifted[1..], 2, RowFormat::F16),
+                (&f32s, 4, RowFormat::Other(|bytes, row| RowFormat::F32.decode(bytes, row))),
             ];
-            for (bytes, width, decode) in stored {
+            for (bytes, width, format) in stored {
                 for isa in Isa::available() {
                     let mut floats = vec![0f32; tokens * rows];
                     linear(isa, &x, tokens, &DenseView::Floats { values: &values, cols }, &mut floats);
                     let mut out = vec![0f32; tokens * rows];
-                    let view = DenseView::Stored { bytes, cols, row_bytes: cols * width, decode };
+                    let view = DenseView::Stored { bytes, cols, row_bytes: cols * width, format };
                     linear(isa, &x, tokens, &view, &mut out);
                     assert_eq!(out, floats, "these values are exact in every storage");
                     for (a, b) in out.iter().zip(&expected) {

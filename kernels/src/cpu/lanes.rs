@@ -34,6 +34,38 @@ pub fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
     }
 }
 
+/// [`dot`] with the second operand as IEEE half precision, two little-endian bytes a value; the same bits as after
+/// conversion to f32.
+pub fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dot`.
+        Isa::Avx512Vnni => unsafe { dot_f16_avx512(a, b) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dot`.
+        Isa::Avx2 => unsafe { dot_f16_avx2(a, b) },
+        _ => dot_stored(a, b, |b| half::f16::from_le_bytes(b).to_f32()),
+    }
+}
+
+/// [`dot`] with the second operand as bfloat16, two little-endian bytes a value; the same bits as after conversion to f32.
+pub fn dot_bf16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dot`.
+        Isa::Avx512Vnni => unsafe { dot_bf16_avx512(a, b) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `dot`.
+        Isa::Avx2 => unsafe { dot_bf16_avx2(a, b) },
+        _ => dot_stored(a, b, from_bf16),
+    }
+}
+
+#[inline(always)]
+fn from_bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
 #[inline(always)]
 fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
@@ -47,6 +79,29 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
         sums[lane] += a * b;
     }
+    total(sums)
+}
+
+/// [`dot_body`] with the second operand in two bytes a value.
+#[inline(always)]
+fn dot_stored(a: &[f32], b: &[u8], value: impl Fn([u8; 2]) -> f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<2>().0.as_chunks::<LANES>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * value(b[lane]);
+        }
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += a * value(*b);
+    }
+    total(sums)
+}
+
+/// The partial sums in a fixed tree.
+#[inline(always)]
+fn total(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -78,6 +133,76 @@ fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+fn dot_bf16_avx512(a: &[f32], b: &[u8]) -> f32 {
+    dot_stored(a, b, from_bf16)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dot_bf16_avx2(a: &[f32], b: &[u8]) -> f32 {
+    dot_stored(a, b, from_bf16)
+}
+
+/// Vectors of 16 halves become 16 floats: the compiler does not find that conversion by itself.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn dot_f16_avx512(a: &[f32], b: &[u8]) -> f32 {
+    use std::arch::x86_64::*;
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<2>().0.as_chunks::<LANES>();
+    let mut vectors = [_mm512_setzero_ps(); LANES / 16];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for (i, sum) in vectors.iter_mut().enumerate() {
+            // SAFETY: a chunk has 32 values of either type, of which these are 16.
+            let (a, b) = unsafe {
+                let b = _mm256_loadu_si256(b.as_ptr().add(16 * i).cast());
+                (_mm512_loadu_ps(a.as_ptr().add(16 * i)), _mm512_cvtph_ps(b))
+            };
+            *sum = _mm512_add_ps(*sum, _mm512_mul_ps(a, b));
+        }
+    }
+    let mut sums = [0f32; LANES];
+    for (i, vector) in vectors.into_iter().enumerate() {
+        // SAFETY: there is room for 16 more.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * i), vector) };
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += a * half::f16::from_le_bytes(*b).to_f32();
+    }
+    total(sums)
+}
+
+/// [`dot_f16_avx512`] in vectors of 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn dot_f16_avx2(a: &[f32], b: &[u8]) -> f32 {
+    use std::arch::x86_64::*;
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<2>().0.as_chunks::<LANES>();
+    let mut vectors = [_mm256_setzero_ps(); LANES / 8];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for (i, sum) in vectors.iter_mut().enumerate() {
+            // SAFETY: a chunk has 32 values of either type, of which these are 8.
+            let (a, b) = unsafe {
+                let b = _mm_loadu_si128(b.as_ptr().add(8 * i).cast());
+                (_mm256_loadu_ps(a.as_ptr().add(8 * i)), _mm256_cvtph_ps(b))
+            };
+            *sum = _mm256_add_ps(*sum, _mm256_mul_ps(a, b));
+        }
+    }
+    let mut sums = [0f32; LANES];
+    for (i, vector) in vectors.into_iter().enumerate() {
+        // SAFETY: there is room for 8 more.
+        unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(8 * i), vector) };
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += a * half::f16::from_le_bytes(*b).to_f32();
+    }
+    total(sums)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
 fn axpy_avx512(a: f32, x: &[f32], y: &mut [f32]) {
     axpy_body(a, x, y);
 }
@@ -104,7 +229,15 @@ mod tests {
             assert!((f64::from(expected) - exact).abs() <= 1e-5 * exact.abs().max(1e3), "{expected} {exact}");
             let mut sum = b.clone();
             axpy(Isa::Scalar, 0.3, &a, &mut sum);
+            let halves: Vec<half::f16> = b.iter().map(|x| half::f16::from_f32(*x)).collect();
+            let bf16s: Vec<half::bf16> = b.iter().map(|x| half::bf16::from_f32(*x)).collect();
+            let half_bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let bf16_bytes: Vec<u8> = bf16s.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let of_halves = dot(Isa::Scalar, &a, &halves.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+            let of_bf16s = dot(Isa::Scalar, &a, &bf16s.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
             for isa in Isa::available() {
+                assert_eq!(dot_f16(isa, &a, &half_bytes).to_bits(), of_halves.to_bits(), "{isa} {n}");
+                assert_eq!(dot_bf16(isa, &a, &bf16_bytes).to_bits(), of_bf16s.to_bits(), "{isa} {n}");
                 assert_eq!(dot(isa, &a, &b).to_bits(), expected.to_bits(), "{isa} {n}");
                 let mut y = b.clone();
                 axpy(isa, 0.3, &a, &mut y);

@@ -6,7 +6,7 @@ mod tensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 
-pub use crate::cpu::dense::RowDecoder;
+pub use crate::cpu::dense::RowFormat;
 pub use crate::cpu::gate::Gate;
 pub use tensor::{
     attention, decode_rows, dense_linear, dequantize, gated, rms_norm, rope, rows_linear, ternary_linear,
@@ -61,14 +61,14 @@ pub trait TernaryOps: Backend {
         reference::dense_linear::<Self>(x, w)
     }
 
-    /// `x wᵀ` for a matrix in stored form: `rows` is `[rows, row_bytes]` of U8, read row by row with `decode`.
-    fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, decode: RowDecoder, cols: usize) -> FloatTensor<Self> {
-        reference::rows_linear::<Self>(x, rows, decode, cols)
+    /// `x wᵀ` for a matrix in stored form: `rows` is `[rows, row_bytes]` of U8, read row by row as `format` says.
+    fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
+        reference::rows_linear::<Self>(x, rows, format, cols)
     }
 
     /// The values of rows in stored form, `[rows, cols]` in F32.
-    fn decode_rows(rows: IntTensor<Self>, decode: RowDecoder, cols: usize) -> FloatTensor<Self> {
-        reference::decode_rows::<Self>(rows, decode, cols)
+    fn decode_rows(rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
+        reference::decode_rows::<Self>(rows, format, cols)
     }
 
     /// RMSNorm over the last dimension of `x` (`[rows, width]`), then times `weight` (`[width]`).

@@ -4,7 +4,7 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Scalar, Shape, Slice, TensorData};
 
-use super::{Activations, RowDecoder, TernarySpec};
+use super::{Activations, RowFormat, TernarySpec};
 use crate::cpu::gate::Gate;
 
 const EPSILON: f64 = 1e-5;
@@ -102,20 +102,20 @@ pub fn dense_linear<B: Backend>(x: FloatTensor<B>, w: FloatTensor<B>) -> FloatTe
 pub fn rows_linear<B: Backend>(
     x: FloatTensor<B>,
     rows: IntTensor<B>,
-    decode: RowDecoder,
+    format: RowFormat,
     cols: usize,
 ) -> FloatTensor<B> {
-    dense_linear::<B>(x, decode_rows::<B>(rows, decode, cols))
+    dense_linear::<B>(x, decode_rows::<B>(rows, format, cols))
 }
 
 /// See [`super::TernaryOps::decode_rows`]: the bytes are read back and decoded on the host.
-pub fn decode_rows<B: Backend>(rows: IntTensor<B>, decode: RowDecoder, cols: usize) -> FloatTensor<B> {
+pub fn decode_rows<B: Backend>(rows: IntTensor<B>, format: RowFormat, cols: usize) -> FloatTensor<B> {
     let device: Device<B> = rows.device();
     let [count, row_bytes] = rows.shape().dims();
     let data = burn::tensor::read_sync(B::int_into_data(rows)).expect("the rows can be read back");
     let mut values = vec![0f32; count * cols];
     for (bytes, row) in data.as_bytes().chunks_exact(row_bytes).zip(values.chunks_exact_mut(cols)) {
-        decode(bytes, row);
+        format.decode(bytes, row);
     }
     B::float_from_data(TensorData::new(values, [count, cols]), &device)
 }

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
-use super::{RowDecoder, TernaryOps, TernarySpec};
+use super::{RowFormat, TernaryOps, TernarySpec};
 use crate::cpu::gate::Gate;
 
 /// A ternary linear layer, `[tokens, cols] → [tokens, rows]`; see [`TernaryOps::ternary_linear`].
@@ -25,13 +25,13 @@ pub fn dense_linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
 }
 
 /// `x wᵀ` with weights in stored form; see [`TernaryOps::rows_linear`].
-pub fn rows_linear(x: Tensor<2>, rows: Tensor<2, Int>, decode: RowDecoder, cols: usize) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::rows_linear(x.into_dispatch(), rows.into_dispatch(), decode, cols))
+pub fn rows_linear(x: Tensor<2>, rows: Tensor<2, Int>, format: RowFormat, cols: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::rows_linear(x.into_dispatch(), rows.into_dispatch(), format, cols))
 }
 
 /// Rows in stored form as values, `[rows, cols]`; see [`TernaryOps::decode_rows`].
-pub fn decode_rows(rows: Tensor<2, Int>, decode: RowDecoder, cols: usize) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::decode_rows(rows.into_dispatch(), decode, cols))
+pub fn decode_rows(rows: Tensor<2, Int>, format: RowFormat, cols: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::decode_rows(rows.into_dispatch(), format, cols))
 }
 
 /// RMSNorm of each row; see [`TernaryOps::rms_norm`].
