@@ -97,7 +97,7 @@ fn the_largest_sums_do_not_wrap() {
     let cols = 16_384;
     for trit in [-1i8, 1] {
         let m = TernaryMatrix::from_trits(2, cols, &vec![trit; 2 * cols], Scale::Tensor(1.0)).unwrap();
-        for x in [-127i8, 127] {
+        for x in [-128i8, -127, 127] {
             for isa in Isa::available() {
                 let mut out = [0i32; 2];
                 matmul_i32(isa, &vec![x; cols], 1, &view(&m), &mut out);

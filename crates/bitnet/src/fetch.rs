@@ -22,6 +22,9 @@ pub type Observer<'a> = &'a dyn Fn(std::convert::Infallible);
 /// # Errors
 /// When there is neither such a file nor such a repository, or it cannot be downloaded.
 pub fn fetch(spec: &str, offline: bool, observer: Option<Observer<'_>>) -> Result<PathBuf, Error> {
+    if spec.is_empty() {
+        return Err(not_found("(an empty name)", "no such file or folder"));
+    }
     let path = Path::new(spec);
     if path.exists() {
         return Ok(path.to_path_buf());
@@ -52,7 +55,7 @@ fn not_found(spec: &str, reason: &'static str) -> Error {
 
 /// `org/name`, which no path of ours looks like: not absolute, not deeper, not with the ending of a model file.
 fn is_hub_name(spec: &str) -> bool {
-    let name = spec.split(':').next().unwrap_or(spec);
+    let name = spec.split(['@', ':']).next().unwrap_or(spec);
     let is_file = [".gguf", ".safetensors", ".json"].iter().any(|ending| name.ends_with(ending));
     !is_file && !name.starts_with(['/', '.', '~']) && name.split('/').count() == 2
 }
@@ -63,7 +66,7 @@ mod tests {
 
     #[test]
     fn names_of_the_hub_are_told_from_paths() {
-        for name in ["org/name", "org/name@main", "org/name:model.gguf", "org/name@v1:sub/model.gguf"] {
+        for name in ["org/name", "org/name@main", "org/name:model.gguf", "org/name@refs/pr/1:sub/model.gguf"] {
             assert!(is_hub_name(name), "{name}");
         }
         for path in ["model.gguf", "models/a.gguf", "./org/name", "/org/name", "a/b/c", "~/model", "name"] {

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            cli::note(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! A model by name, ready to write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bitnet_engine::{Generation, OpenOptions};
@@ -14,8 +14,8 @@ use crate::{EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Sess
 pub struct LoadOptions {
     /// `flex`, or another device that this build has (see [`bitnet_model::devices`]).
     pub device: String,
-    /// The contents of a `tokenizer.json` to use in place of the checkpoint's own tokenizer.
-    pub tokenizer: Option<Vec<u8>>,
+    /// A `tokenizer.json` to use in place of the checkpoint's own tokenizer.
+    pub tokenizer: Option<PathBuf>,
     /// How the container is read.
     pub open: OpenOptions,
     /// Never ask the network; what is in the cache is used.

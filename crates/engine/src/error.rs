@@ -1,5 +1,7 @@
 //! What can go wrong between a prompt and its continuation.
 
+use std::path::PathBuf;
+
 use bitnet_format::FormatError;
 use bitnet_model::ModelError;
 use bitnet_text::TextError;
@@ -13,12 +15,20 @@ pub enum EngineError {
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The tokenizer or the chat template does not work.
+    /// A text cannot be turned into tokens or back, or a conversation into a prompt.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The tokenizer does not work, or does not belong to the model.
+    #[error("{}: {source}", origin.display())]
+    Tokenizer {
+        /// The file that it came from.
+        origin: PathBuf,
+        /// What is wrong with it.
+        source: TextError,
+    },
     /// The checkpoint has no tokenizer.
-    #[error("{0} has no tokenizer: give a tokenizer.json")]
-    NoTokenizer(String),
+    #[error("{}: no tokenizer: give a tokenizer.json", .0.display())]
+    NoTokenizer(PathBuf),
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,

@@ -106,11 +106,14 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         if prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
+        let model = session.borrow().model();
+        model.transformer().check_tokens(&config.stop_tokens)?;
+        config.logit_bias.iter().try_for_each(|(id, _)| model.transformer().check_tokens(&[*id]))?;
         let limit = session.borrow().context();
         if prompt.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: prompt.len(), limit });
         }
-        let tokenizer = session.borrow().model().tokenizer();
+        let tokenizer = model.tokenizer();
         let mut stop_tokens = config.stop_tokens.clone();
         if !config.ignore_eos {
             stop_tokens.extend_from_slice(tokenizer.stop_tokens());

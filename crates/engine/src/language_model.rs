@@ -1,6 +1,8 @@
 //! A model with its tokenizer.
 
-use bitnet_format::{Checkpoint, TokenizerSource};
+use std::path::{Path, PathBuf};
+
+use bitnet_format::{Checkpoint, FormatError, GgufTokenizer, TokenizerSource};
 use bitnet_model::{Loaded, Transformer};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
@@ -15,12 +17,12 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads the model of `checkpoint` onto `device`, with `tokenizer_json` in place of the checkpoint's own tokenizer if it
-    /// is given.
+    /// Loads the model of `checkpoint` onto `device`, with the file `tokenizer_json` in place of the checkpoint's own
+    /// tokenizer if it is given.
     ///
     /// # Errors
     /// When a part of the checkpoint is missing or wrong, or the tokenizer has tokens that the model has no row for.
-    pub fn load(checkpoint: &Checkpoint, device: &Device, tokenizer_json: Option<&[u8]>) -> Result<Self, EngineError> {
+    pub fn load(checkpoint: &Checkpoint, device: &Device, tokenizer_json: Option<&Path>) -> Result<Self, EngineError> {
         // The tokenizer of a large vocabulary takes about as long as the weights: both at once.
         let (tokenizer, loaded) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer_of(checkpoint, tokenizer_json));
@@ -29,7 +31,9 @@ impl LanguageModel {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let Loaded { model, unused } = loaded?;
-        tokenizer.check_vocabulary(checkpoint.config().vocab_size)?;
+        let vocab_size = checkpoint.config().vocab_size;
+        let origin = || tokenizer_json.map_or_else(|| first_file(checkpoint), Path::to_path_buf);
+        tokenizer.check_vocabulary(vocab_size).map_err(|source| EngineError::Tokenizer { origin: origin(), source })?;
         let mut warnings = checkpoint.notes().to_vec();
         if !unused.is_empty() {
             warnings.push(format!("tensors that no layer uses: {}", unused.join(", ")));
@@ -58,57 +62,73 @@ impl LanguageModel {
     }
 }
 
-/// The tokenizer of a checkpoint, or the one in `tokenizer_json` with the checkpoint's special tokens.
+/// The tokenizer of a checkpoint, or the one in the file `tokenizer_json` with the checkpoint's special tokens.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
-pub fn tokenizer_of(checkpoint: &Checkpoint, tokenizer_json: Option<&[u8]>) -> Result<Tokenizer, EngineError> {
+pub fn tokenizer_of(checkpoint: &Checkpoint, tokenizer_json: Option<&Path>) -> Result<Tokenizer, EngineError> {
     let config = checkpoint.config();
     let config_bos = config.bos_token_ids.first().copied();
     let config_eos = &config.eos_token_ids;
-    match (checkpoint.tokenizer_files()?, tokenizer_json) {
+    let read = |path: &Path| std::fs::read(path).map_err(|source| FormatError::Io { path: path.to_path_buf(), source });
+    let given = tokenizer_json.map(read).transpose()?;
+    let (path, tokenizer) = match (checkpoint.tokenizer_files()?, given) {
         (
-            TokenizerSource::Hf { tokenizer_json: own, tokenizer_config, chat_template, generation_config, .. },
+            TokenizerSource::Hf { path, tokenizer_json: own, tokenizer_config, chat_template, generation_config },
             given,
-        ) => Ok(Tokenizer::from_hf(HfTokenizer {
-            tokenizer_json: given.unwrap_or(&own),
-            tokenizer_config: tokenizer_config.as_ref(),
-            chat_template: chat_template.as_deref(),
-            generation_config: generation_config.as_ref(),
-            config_eos,
-            config_bos,
-        })?),
-        (TokenizerSource::Gguf(gguf), Some(given)) => Ok(Tokenizer::from_hf(HfTokenizer {
-            tokenizer_json: given,
-            chat_template: gguf.chat_template.as_deref(),
-            config_eos,
-            config_bos,
-            ..HfTokenizer::default()
-        })?),
+        ) => {
+            let files = HfTokenizer {
+                tokenizer_json: given.as_deref().unwrap_or(&own),
+                tokenizer_config: tokenizer_config.as_ref(),
+                chat_template: chat_template.as_deref(),
+                generation_config: generation_config.as_ref(),
+                config_eos,
+                config_bos,
+            };
+            (path, Tokenizer::from_hf(files))
+        }
+        (TokenizerSource::Gguf(gguf), Some(given)) => {
+            let chat_template = gguf.chat_template.as_deref();
+            let files =
+                HfTokenizer { tokenizer_json: &given, chat_template, config_eos, config_bos, ..Default::default() };
+            (gguf.path, Tokenizer::from_hf(files))
+        }
         (TokenizerSource::Missing, Some(given)) => {
-            Ok(Tokenizer::from_hf(HfTokenizer { tokenizer_json: given, config_eos, config_bos, ..Default::default() })?)
+            let files = HfTokenizer { tokenizer_json: &given, config_eos, config_bos, ..Default::default() };
+            (first_file(checkpoint), Tokenizer::from_hf(files))
         }
-        (TokenizerSource::Gguf(gguf), None) => Ok(Tokenizer::from_gguf(GgufVocabulary {
-            model: gguf.model,
-            pre: gguf.pre,
-            tokens: gguf.tokens,
-            scores: gguf.scores,
-            token_types: gguf.token_types,
-            merges: gguf.merges,
-            bos: gguf.bos,
-            eos: gguf.eos,
-            eot: gguf.eot,
-            pad: gguf.pad,
-            unk: gguf.unknown,
-            add_bos: gguf.add_bos,
-            add_eos: gguf.add_eos,
-            add_space_prefix: gguf.add_space_prefix,
-            chat_template: gguf.chat_template,
-            architecture: config.architecture.clone(),
-        })?),
-        (TokenizerSource::Missing, None) => {
-            let file = checkpoint.source().files.first().map(|f| f.path.display().to_string());
-            Err(EngineError::NoTokenizer(file.unwrap_or_default()))
+        (TokenizerSource::Gguf(gguf), None) => {
+            let (path, architecture) = (gguf.path.clone(), config.architecture.clone());
+            (path, Tokenizer::from_gguf(vocabulary(gguf, architecture)))
         }
+        (TokenizerSource::Missing, None) => return Err(EngineError::NoTokenizer(first_file(checkpoint))),
+    };
+    let origin = tokenizer_json.map_or(path, Path::to_path_buf);
+    tokenizer.map_err(|source| EngineError::Tokenizer { origin, source })
+}
+
+fn vocabulary(gguf: GgufTokenizer, architecture: String) -> GgufVocabulary {
+    GgufVocabulary {
+        model: gguf.model,
+        pre: gguf.pre,
+        tokens: gguf.tokens,
+        scores: gguf.scores,
+        token_types: gguf.token_types,
+        merges: gguf.merges,
+        bos: gguf.bos,
+        eos: gguf.eos,
+        eot: gguf.eot,
+        pad: gguf.pad,
+        unk: gguf.unknown,
+        add_bos: gguf.add_bos,
+        add_eos: gguf.add_eos,
+        add_space_prefix: gguf.add_space_prefix,
+        chat_template: gguf.chat_template,
+        architecture,
     }
+}
+
+/// The file that a message about the whole checkpoint names.
+fn first_file(checkpoint: &Checkpoint) -> PathBuf {
+    checkpoint.source().files.first().map(|file| file.path.clone()).unwrap_or_default()
 }

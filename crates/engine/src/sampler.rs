@@ -48,7 +48,9 @@ impl Sampler {
         if config.temperature == 0.0 {
             return best(&candidates);
         }
-        candidates.iter_mut().for_each(|c| c.logit /= config.temperature);
+        // Distances from the largest logit: no temperature, however small, makes them infinite upwards.
+        let max = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+        candidates.iter_mut().for_each(|c| c.logit = (c.logit - max) / config.temperature);
         top_k(&mut candidates, config.top_k);
         top_p(&mut candidates, config.top_p);
         min_p(&mut candidates, config.min_p);
@@ -84,6 +86,8 @@ fn bias(candidates: &mut Vec<Candidate>, bias: &[(u32, f32)]) {
             candidates[at].logit += bias;
         }
     }
+    // A penalty or a bias may have left the range of f32, upwards or downwards.
+    candidates.iter_mut().for_each(|c| c.logit = c.logit.min(f32::MAX));
     candidates.retain(|c| c.logit > f32::NEG_INFINITY);
 }
 
@@ -230,6 +234,18 @@ mod tests {
         assert_eq!(sampled(config, &logits, &[]), Some(3));
         let config = GenerationConfig { logit_bias: vec![(1, f32::NEG_INFINITY)], ..greedy };
         assert_eq!(sampled(config, &logits, &[]), Some(2));
+    }
+
+    #[test]
+    fn settings_beyond_the_range_of_floats_keep_their_meaning() {
+        let logits = [1.0, 3.0, 2.5];
+        let warm = GenerationConfig { top_p: 1.0, seed: Some(1), ..Default::default() };
+        for bias in [f32::INFINITY, f32::MAX] {
+            let config = GenerationConfig { logit_bias: vec![(2, bias)], temperature: 0.5, ..warm.clone() };
+            assert_eq!(sampled(config, &logits, &[]), Some(2));
+        }
+        let cold = GenerationConfig { temperature: 1e-39, ..warm };
+        assert_eq!(sampled(cold, &logits, &[]), Some(1));
     }
 
     #[test]

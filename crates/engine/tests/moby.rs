@@ -226,6 +226,9 @@ fn prompts_that_cannot_be_continued_are_refused() {
     assert_eq!(refuse(&[1; 9], Some(8)), "the prompt has 9 tokens, the context is 8");
     assert_eq!(refuse(&vec![1; 2000], None), "the prompt has 2000 tokens, the context is 1024");
     assert_eq!(refuse(&[1, 5000], None), "token 5000 is outside the vocabulary of 4096");
+    let unknown = GenerationConfig { logit_bias: vec![(5000, 1.0)], ..greedy(4) };
+    let error = language_model.session(None).into_generation(&[1], &unknown).err().unwrap();
+    assert_eq!(error.to_string(), "token 5000 is outside the vocabulary of 4096");
     let windows = Windows { size: 16, skip: 0, start: WindowStart::Text };
     let error = score(&language_model, &[1; 16], windows, |_, _| {}).unwrap_err();
     assert_eq!(error.to_string(), "the text has 16 tokens, one window needs 17");

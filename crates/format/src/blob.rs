@@ -34,12 +34,17 @@ impl AsRef<[u8]> for MapOwner {
 impl Blob {
     /// Maps a file. Nothing is read until it is touched.
     fn map(path: &Path) -> Result<Self, FormatError> {
-        let file = File::open(path).map_err(|e| FormatError::io(path, e))?;
-        let info = file.metadata().map_err(|e| FormatError::io(path, e))?;
+        // Looked at before it is opened: opening a pipe waits for its writer.
+        let info = path.metadata().map_err(|e| FormatError::io(path, e))?;
         if info.is_dir() {
             let error = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(FormatError::io(path, error));
         }
+        if !info.is_file() {
+            return Err(FormatError::io(path, io::Error::other("not a regular file")));
+        }
+        let file = File::open(path).map_err(|e| FormatError::io(path, e))?;
+        let info = file.metadata().map_err(|e| FormatError::io(path, e))?;
         if info.len() == 0 {
             return Ok(Self { path: path.to_path_buf(), bytes: Bytes::new(), map: None });
         }

@@ -19,15 +19,18 @@ pub struct BitLinearConfig {
 
 impl BitLinearConfig {
     /// A layer whose float weights, uniform in `±1 / sqrt(d_input)` as in `burn::nn::Linear`, were quantized by absmean.
+    ///
+    /// # Panics
+    /// When a size is zero.
     pub fn init(&self, device: &Device) -> BitLinear {
         let bound = 1.0 / (self.d_input as f64).sqrt();
         let shape = [self.d_output, self.d_input];
         let weights = Tensor::<2>::random(shape, Distribution::Uniform(-bound, bound), (device, DType::F32));
-        BitLinear::from_weights(weights, Granularity::Tensor).expect("uniform weights are finite")
+        BitLinear::from_weights(weights, Granularity::Tensor).expect("a layer has at least one input and one output")
     }
 }
 
-/// A linear layer with packed ternary weights: `y = (xq · trits) * scale / sx`.
+/// A linear layer with packed ternary weights: `y = (xq · trits) * (scale / sx)`.
 ///
 /// The input is quantized per token to int8 (`sx = 127 / max(max|x|, 1e-5)`, `xq = round(x * sx)`, ties to even), the
 /// product is an exact integer, and the scales are applied once at the end.

@@ -52,7 +52,7 @@ impl Loader<'_> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         // Asked for once, the divisors of the angles are part of the configuration.
         self.has("rope_freqs.weight");
-        let has_head = self.has("lm_head.weight") && config.tie_word_embeddings != Some(true);
+        let has_head = config.tie_word_embeddings != Some(true) && self.has("lm_head.weight");
         if !has_head && config.tie_word_embeddings == Some(false) {
             self.checkpoint.bytes("lm_head.weight")?;
         }

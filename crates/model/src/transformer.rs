@@ -59,6 +59,9 @@ impl Transformer {
     }
 
     /// Logits of whole sequences without a cache: `tokens` `[batch, tokens]` `→ [batch, tokens, vocab_size]`.
+    ///
+    /// # Panics
+    /// When a token has no row in the embedding (see [`Transformer::check_tokens`]).
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
         let rope = self.rope.tables(0, length, &self.device);

@@ -11,7 +11,7 @@ const HUGE: usize = 2 << 20;
 /// `len` words of zero that are about to be written.
 ///
 /// A model is opened by writing half a gigabyte of words, and most of that time goes into page faults. So Linux is asked
-/// for huge pages, and to make all pages at once: half the time of one fault after the other (0.16 s for 0.32 s).
+/// for huge pages, and to make all pages at once, which costs less than one fault after the other.
 pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
     let words = vec![0u32; len];
     #[cfg(target_os = "linux")]

@@ -28,8 +28,9 @@ pub struct AttentionShape {
 /// Source: Vaswani et al. (arXiv 1706.03762), eq. 1; grouped queries: Ainslie et al. (arXiv 2305.13245).
 ///
 /// # Panics
-/// When a slice does not have the length that `shape` says.
+/// When this processor cannot run `isa`, or a slice does not have the length that `shape` says.
 pub fn attention(isa: Isa, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, scale: f32, out: &mut [f32]) {
+    isa.check();
     let AttentionShape { batch, tokens, heads, kv_heads, head_dim, capacity, start } = shape;
     let cache_len = batch * kv_heads * capacity * head_dim;
     assert_eq!(q.len(), batch * tokens * heads * head_dim, "queries");

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 const VECTOR: usize = 32;
 
-/// Vectors whose products fit the 16-bit sums: one adds at most 4 planes × 2 products × 2 × 127 = 2,032 to a lane, and
-/// 16 of them stay below 32,767.
+/// Vectors whose products fit the 16-bit sums: one adds at most 4 planes × 2 products × 2 × 128 = 2,048 to the magnitude
+/// of a lane; 16 of them reach -32,768 when every activation is -128, and +32,512 when every one is 127.
 const VECTORS_IN_I16: usize = 16;
 
 /// `sum(code * x)` for each of `T` tokens; `planes` as in [`super::ternary`], 32 weight bytes a vector.

@@ -23,6 +23,9 @@ pub enum RowFormat {
 
 impl RowFormat {
     /// Reads the values of a row; `bytes` and `row` must be of exactly one row.
+    ///
+    /// # Panics
+    /// Some formats do when they are not.
     pub fn decode(self, bytes: &[u8], row: &mut [f32]) {
         match self {
             RowFormat::F32 => {
@@ -107,8 +110,9 @@ impl DenseView<'_> {
 /// `out[t, n] = sum_k x[t, k] * w[n, k]` in f32; `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
 ///
 /// # Panics
-/// When a slice does not have the length that the others say.
+/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
 pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [f32]) {
+    isa.check();
     let (rows, cols) = (w.rows(), w.cols());
     assert_eq!(x.len(), tokens * cols, "activations");
     assert_eq!(out.len(), tokens * rows, "output");

@@ -25,7 +25,11 @@ impl Gate {
 }
 
 /// `out[i] = act(gate[i]) * up[i]`, in f32: a squared ReLU leaves the range of f16.
+///
+/// # Panics
+/// When the slices differ in length.
 pub fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "gate and up");
     let work = 4 * out.len();
     parallel::chunks(out, 4096, work, |i, out| {
         let at = i * 4096;

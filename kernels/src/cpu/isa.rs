@@ -57,6 +57,14 @@ impl Isa {
         }
     }
 
+    /// Every public function of [`crate::cpu`] that takes an `Isa` begins with this: what follows uses its instructions.
+    ///
+    /// # Panics
+    /// When this processor cannot run it.
+    pub(crate) fn check(self) {
+        assert!(self.is_available(), "{self} is not an instruction set of this processor");
+    }
+
     /// All that this processor can run, the best one last.
     pub fn available() -> Vec<Isa> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
@@ -68,7 +76,12 @@ impl Isa {
     /// When `BITNET_ISA` names nothing that this processor can run.
     pub fn select() -> Result<Isa, IsaError> {
         static SELECTED: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
-        SELECTED.get_or_init(|| Self::choose(std::env::var("BITNET_ISA").ok().as_deref())).clone()
+        SELECTED
+            .get_or_init(|| {
+                let wanted = std::env::var_os("BITNET_ISA");
+                Self::choose(wanted.as_deref().map(|name| name.to_string_lossy()).as_deref())
+            })
+            .clone()
     }
 
     /// [`Isa::select`] for code that cannot return an error; whoever loads a model has asked `select` before.

@@ -9,10 +9,10 @@ use super::isa::Isa;
 const LANES: usize = 32;
 
 /// `sum_i a[i] * b[i]`; the shorter slice decides the length.
-pub fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` other than `Scalar` is used only where `Isa::is_available` says so.
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
         Isa::Avx512Vnni => unsafe { dot_avx512(a, b) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -22,7 +22,7 @@ pub fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// `y[i] += a * x[i]`.
-pub fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
+pub(crate) fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `dot`.
@@ -36,7 +36,7 @@ pub fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
 
 /// [`dot`] with the second operand as IEEE half precision, two little-endian bytes a value; the same bits as after
 /// conversion to f32.
-pub fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
+pub(crate) fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `dot`.
@@ -49,7 +49,7 @@ pub fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
 }
 
 /// [`dot`] with the second operand as bfloat16, two little-endian bytes a value; the same bits as after conversion to f32.
-pub fn dot_bf16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
+pub(crate) fn dot_bf16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `dot`.

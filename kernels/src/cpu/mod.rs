@@ -1,14 +1,14 @@
 //! Slice kernels of the CPU backends.
 //!
 //! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current `rayon` pool.
-//! Results do not depend on either: integers are exact, and floats are added in one fixed order (see [`lanes`]), so a
-//! model gives the same text on every machine of one architecture, with any number of threads.
+//! Results do not depend on either: integers are exact, and floats are added in one fixed order (see `lanes.rs`), so a
+//! model gives the same text on one machine, whatever the instruction set and the number of threads.
 
 pub mod attention;
 pub mod dense;
 pub mod gate;
 pub mod isa;
-pub mod lanes;
+mod lanes;
 pub mod norm;
 mod parallel;
 pub mod rope;

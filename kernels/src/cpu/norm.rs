@@ -5,7 +5,11 @@ use super::parallel;
 /// `out = weight * (x / sqrt(mean(x^2) + eps))` for each row of `x` (`[rows, weight.len()]`), the sum of squares in f64.
 ///
 /// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (arXiv 1910.07467), eq. 4.
+///
+/// # Panics
+/// When `out` does not have the length of `x`, or that is not whole rows.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert_eq!(out.len(), x.len(), "output");
     let width = weight.len();
     parallel::chunks(out, width.max(1), x.len(), |row, out| {
         let x = &x[row * width..][..width];

@@ -21,7 +21,7 @@ use super::{lanes, parallel, scalar};
 /// Tokens that share one unpacking of the weights.
 const TILE: usize = 4;
 
-/// A packed ternary matrix in canonical order, borrowed.
+/// A packed ternary matrix in canonical order, borrowed. No code is 3: the kernels do not look, and would not agree.
 #[derive(Clone, Copy, Debug)]
 pub struct TernaryView<'a> {
     /// `rows * ceil(cols / 16)` words.
@@ -145,7 +145,7 @@ fn code_dots<const T: usize>(isa: Isa, weights: &[u8], planes: [&[i8]; T]) -> [i
     debug_assert!(planes.iter().all(|p| p.len() >= weights.len().next_multiple_of(vector_bytes(isa)) * 4));
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` other than `Scalar` is used only where `Isa::is_available` says so, and each token's planes
+        // SAFETY: whoever came in through a public function has passed `Isa::check`, and each token's planes
         // cover the weights rounded up to whole vectors (`Activations::new`).
         Isa::Avx512Vnni => unsafe { super::avx512::code_dots(weights, planes) },
         #[cfg(target_arch = "x86_64")]
@@ -209,8 +209,9 @@ fn for_each_output<O: Copy + Default + Send + Sync>(
 /// The exact integers `sum_k trit[n, k] * x[t, k]`, whatever the scale; `x` is `[tokens, cols]`, `out` `[tokens, rows]`.
 ///
 /// # Panics
-/// When a slice does not have the length that the others say.
+/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
 pub fn matmul_i32(isa: Isa, x: &[i8], tokens: usize, w: &TernaryView<'_>, out: &mut [i32]) {
+    isa.check();
     w.check(x.len(), tokens, out.len());
     let mut by_row = vec![0i32; out.len()];
     for_each_output(isa, x, tokens, w, &mut by_row, |_, _, dots| dots.iter().sum());
@@ -228,8 +229,9 @@ pub fn matmul_i32(isa: Isa, x: &[i8], tokens: usize, w: &TernaryView<'_>, out: &
 /// Source: Ma et al., "The Era of 1-bit LLMs" (arXiv 2402.17764), section 2.
 ///
 /// # Panics
-/// When a slice does not have the length that the others say.
+/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
 pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut [f32]) {
+    isa.check();
     w.check(x.len(), tokens, out.len());
     if w.cols == 0 || tokens == 0 {
         return out.fill(0.0);
@@ -259,8 +261,9 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut
 /// `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
 ///
 /// # Panics
-/// When a slice does not have the length that the others say.
+/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
 pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut [f32]) {
+    isa.check();
     w.check(x.len(), tokens, out.len());
     if w.cols == 0 || tokens == 0 {
         return out.fill(0.0);

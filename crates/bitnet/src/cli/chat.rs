@@ -1,25 +1,25 @@
 //! `bitnet chat`.
 
-use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
-use std::path::PathBuf;
+use std::io::{BufRead, ErrorKind, IsTerminal, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bitnet::{BitNetModel, GenerationConfig, Message, Role, Session};
+use bitnet::{BitNetModel, FinishReason, GenerationConfig, Message, Role, Session};
 use clap::Args;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::CliError;
 use super::model_args::ModelArgs;
 use super::sampling_args::SamplingArgs;
+use super::{CliError, note};
 
 const HELP: &str = "\
 /reset          forget the conversation
 /system [TEXT]  show or set the instructions, and forget the conversation
 /help           show this
 /exit           leave (also Ctrl-D)
-Ctrl-C stops a reply.";
+Ctrl-C stops a reply; a second one, the program.";
 
 /// On a terminal lines can be edited and are remembered; from a pipe each line is a message.
 #[derive(Args)]
@@ -59,30 +59,53 @@ struct Conversation<'m> {
     session: Session<'m>,
     messages: Vec<Message>,
     config: GenerationConfig,
+    interrupt: Interrupt,
+    figures: bool,
+}
+
+/// What Ctrl-C does: the first stops the reply that is being given; without one, or the second time, it ends the program.
+#[derive(Clone, Default)]
+struct Interrupt {
+    replying: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn listen() -> Result<Self, CliError> {
+        let interrupt = Self::default();
+        let Self { replying, stop } = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if !replying.load(Ordering::Relaxed) || stop.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        })
+        .map_err(|error| CliError::Usage(format!("cannot listen for Ctrl-C: {error}")))?;
+        Ok(interrupt)
+    }
+
+    /// Says whether a reply is being given.
+    fn set_replying(&self, replying: bool) {
+        self.stop.store(false, Ordering::Relaxed);
+        self.replying.store(replying, Ordering::Relaxed);
+    }
+
+    fn wants_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 impl Chat {
     pub fn run(self) -> Result<(), CliError> {
         let model = self.model.load()?;
-        let tokenizer = model.language_model().tokenizer();
-        if let Some(error) = tokenizer.chat_template_error() {
-            return Err(error.clone().into());
-        }
-        if tokenizer.chat_template().is_none() {
-            let reason = format!("{} has no chat template: use `bitnet generate`", self.model.model);
-            return Err(CliError::Usage(reason));
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|error| CliError::Usage(format!("cannot listen for Ctrl-C: {error}")))?;
+        self.model.need_template(&model)?;
+        let interrupt = Interrupt::listen()?;
         let mut conversation = Conversation {
-            session: model.session(self.context),
+            session: model.session(self.model.context(&model, self.context)?),
             model: &model,
             messages: Vec::new(),
             config: self.sampling.config(self.max_tokens.unwrap_or(usize::MAX)),
-            stop,
+            interrupt,
+            figures: self.model.wants_figures(),
         };
         conversation.reset(self.system.clone());
         if stdin().is_terminal() { on_terminal(conversation, &self.model) } else { from_pipe(conversation) }
@@ -90,12 +113,18 @@ impl Chat {
 }
 
 fn on_terminal(mut conversation: Conversation<'_>, model: &ModelArgs) -> Result<(), CliError> {
-    eprintln!("{} on {} tokens of context; /help for help", model.model, conversation.session.context());
+    let context = conversation.session.context();
+    let load = conversation.model.load_time().as_secs_f64();
+    note(format_args!("{}, loaded in {load:.2} s, {context} tokens of context; /help for help", model.model));
     let mut editor = DefaultEditor::new()?;
     let history = history_file();
     if let Some(file) = &history {
-        // There is none before the first conversation.
-        let _ = editor.load_history(file);
+        match editor.load_history(file) {
+            // There is none before the first conversation.
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => note(format_args!("warning: {}: the history cannot be read: {error}", file.display())),
+            Ok(()) => {}
+        }
     }
     loop {
         match editor.readline("> ") {
@@ -105,26 +134,30 @@ fn on_terminal(mut conversation: Conversation<'_>, model: &ModelArgs) -> Result<
                     break;
                 }
             }
-            Err(ReadlineError::Interrupted) => eprintln!("(Ctrl-D or /exit to leave)"),
+            Err(ReadlineError::Interrupted) => note("(Ctrl-D or /exit to leave)"),
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(error.into()),
         }
     }
     if let Some(file) = history
-        && let Err(error) = file
-            .parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .map_err(ReadlineError::from)
-            .and_then(|()| editor.save_history(&file))
+        && let Err(error) = save_history(&mut editor, &file)
     {
-        eprintln!("warning: {}: the history is not saved: {error}", file.display());
+        note(format_args!("warning: {}: the history is not saved: {error}", file.display()));
     }
     Ok(())
 }
 
+fn save_history(editor: &mut DefaultEditor, file: &Path) -> Result<(), ReadlineError> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    editor.save_history(file)
+}
+
 fn from_pipe(mut conversation: Conversation<'_>) -> Result<(), CliError> {
     for line in stdin().lock().lines() {
-        if !conversation.line(&line?)? {
+        let line = line.map_err(|error| CliError::Usage(format!("stdin: {error}")))?;
+        if !conversation.line(&line)? {
             break;
         }
     }
@@ -138,11 +171,11 @@ impl Conversation<'_> {
             Line::Say(text) => self.reply(text)?,
             Line::Reset => self.reset(self.system()),
             Line::System(Some(text)) => self.reset(Some(text)),
-            Line::System(None) => eprintln!("{}", self.system().as_deref().unwrap_or("(no instructions)")),
-            Line::Help => eprintln!("{HELP}"),
+            Line::System(None) => self.system().as_deref().unwrap_or("(no instructions)").lines().for_each(note),
+            Line::Help => HELP.lines().for_each(note),
             Line::Exit => return Ok(false),
             Line::Nothing => {}
-            Line::Unknown(command) => eprintln!("unknown command {command}; /help for help"),
+            Line::Unknown(command) => note(format_args!("unknown command {command}; /help for help")),
         }
         Ok(true)
     }
@@ -158,31 +191,46 @@ impl Conversation<'_> {
     /// Says `text` and shows the reply; a conversation that does not fit the context is left as it was.
     fn reply(&mut self, text: String) -> Result<(), CliError> {
         self.messages.push(Message::new(Role::User, text));
-        let prompt = self.model.language_model().tokenizer().encode_chat(&self.messages, true)?;
-        let generation = match self.session.generate(&prompt, &self.config) {
-            Ok(generation) => generation,
-            Err(error @ bitnet::Error::PromptTooLong { .. }) => {
+        self.interrupt.set_replying(true);
+        let reply = self.show_reply();
+        self.interrupt.set_replying(false);
+        match reply {
+            Ok(reply) => self.messages.push(Message::new(Role::Assistant, reply)),
+            Err(CliError::Model(error @ bitnet::Error::PromptTooLong { .. })) => {
                 self.messages.pop();
-                eprintln!("{error}; /reset to begin anew");
-                return Ok(());
+                note(format_args!("{error}; /reset to begin anew"));
             }
-            Err(error) => return Err(error.into()),
-        };
-        self.stop.store(false, Ordering::Relaxed);
-        let mut reply = String::new();
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn show_reply(&mut self) -> Result<String, CliError> {
+        let prompt = self.model.language_model().tokenizer().encode_chat(&self.messages, true)?;
+        let mut generation = self.session.generate(&prompt, &self.config)?;
+        let (mut reply, mut finish) = (String::new(), None);
         let mut out = stdout().lock();
-        for step in generation {
+        for step in &mut generation {
             let step = step?;
+            if self.interrupt.wants_stop() {
+                break;
+            }
             out.write_all(step.text.as_bytes())?;
             out.flush()?;
             reply += &step.text;
-            if self.stop.load(Ordering::Relaxed) {
-                break;
-            }
+            finish = step.finish;
         }
         writeln!(out)?;
-        self.messages.push(Message::new(Role::Assistant, reply));
-        Ok(())
+        match finish {
+            Some(FinishReason::Context) => note("(the context is full; /reset to begin anew)"),
+            Some(FinishReason::Length) => note("(--max-tokens reached)"),
+            _ => {}
+        }
+        if self.figures {
+            let timing = generation.timing();
+            note(format_args!("[{} tokens, {:.1} t/s]", generation.ids().len(), timing.decode_tokens_per_second()));
+        }
+        Ok(reply)
     }
 }
 

@@ -4,6 +4,8 @@
 use std::cell::RefCell;
 
 #[cfg(feature = "hub")]
+use super::note;
+#[cfg(feature = "hub")]
 use bitnet::format::hub::Event;
 use bitnet::{Error, fetch};
 #[cfg(feature = "hub")]
@@ -29,7 +31,7 @@ pub fn fetch_with_bar(spec: &str, offline: bool) -> Result<std::path::PathBuf, E
 #[cfg(feature = "hub")]
 fn show(current: &mut Option<(String, ProgressBar)>, event: Event<'_>) {
     match event {
-        Event::Note(note) => eprintln!("note: {note}"),
+        Event::Note(text) => note(format_args!("note: {text}")),
         Event::Progress { file, done, total } => {
             let bar = match current.take() {
                 Some((name, bar)) if name == file => bar,

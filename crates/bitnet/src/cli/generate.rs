@@ -5,13 +5,13 @@ use std::io::{IsTerminal, Read, Write, stdin, stdout};
 use bitnet::{BitNetModel, Message, Output, Role};
 use clap::Args;
 
-use super::CliError;
 use super::model_args::ModelArgs;
 use super::sampling_args::SamplingArgs;
+use super::{CliError, note};
 
 #[derive(Args)]
 pub struct Generate {
-    /// The text to continue; read from stdin when it is not given
+    /// The text to continue; read from stdin when it is not given, or is -
     prompt: Option<String>,
 
     #[command(flatten)]
@@ -48,31 +48,39 @@ impl Generate {
         let ids = self.ids(&model, &prompt)?;
         let config = self.sampling.config(self.max_tokens);
         let mut out = stdout().lock();
+        let mut shown = false;
         let show = |text: &str| {
             if !self.json {
+                shown |= !text.is_empty();
                 out.write_all(text.as_bytes())?;
                 out.flush()?;
             }
             Ok::<_, CliError>(())
         };
-        let begin = |ids: &[u32]| model.session(self.context).into_generation(ids, &config);
-        let output = Output::of(ids, begin, show)?;
+        let context = self.model.context(&model, self.context)?;
+        let begin = |ids: &[u32]| model.session(context).into_generation(ids, &config);
+        let output = Output::of(ids, begin, show);
+        if output.is_err() && shown {
+            // The error is a line of its own, below what was written.
+            writeln!(stdout())?;
+        }
+        let output = output?;
         if self.json {
             writeln!(stdout(), "{}", json(&output, &model))?;
         } else {
             writeln!(stdout())?;
         }
         if self.model.wants_figures() {
-            eprintln!("{}", figures(&output, &model));
+            note(figures(&output, &model));
         }
         Ok(())
     }
 
     fn prompt(&self) -> Result<String, CliError> {
-        if let Some(prompt) = &self.prompt {
+        if let Some(prompt) = self.prompt.as_ref().filter(|prompt| *prompt != "-") {
             return Ok(prompt.clone());
         }
-        if stdin().is_terminal() {
+        if self.prompt.is_none() && stdin().is_terminal() {
             return Err(CliError::Usage("no prompt: give one as an argument or on stdin".to_string()));
         }
         let mut bytes = Vec::new();
@@ -88,6 +96,7 @@ impl Generate {
         if prompt.is_empty() {
             return Err(bitnet::Error::EmptyPrompt.into());
         }
+        self.model.need_template(model)?;
         let system = self.system.as_ref().map(|text| Message::new(Role::System, text));
         let messages: Vec<Message> = system.into_iter().chain([Message::new(Role::User, prompt)]).collect();
         Ok(model.language_model().tokenizer().encode_chat(&messages, true)?)
@@ -110,12 +119,13 @@ fn json(output: &Output, model: &BitNetModel) -> serde_json::Value {
 /// One line about a generation, for stderr.
 fn figures(output: &Output, model: &BitNetModel) -> String {
     format!(
-        "[load {:.2} s; prompt {} tokens, {:.1} t/s; text {} tokens, {:.1} t/s; seed {}]",
+        "[load {:.2} s; prompt {} tokens, {:.1} t/s; text {} tokens, {:.1} t/s; {}; seed {}]",
         model.load_time().as_secs_f64(),
         output.prompt_ids.len(),
         output.timing.prefill_tokens_per_second(),
         output.ids.len(),
         output.timing.decode_tokens_per_second(),
+        output.finish_reason.as_ref().map_or("nothing asked for", |reason| reason.as_str()),
         output.seed,
     )
 }

@@ -3,13 +3,14 @@
 use std::io::{Write, stdout};
 
 use bitnet::engine::tokenizer_of;
-use bitnet::format::{Checkpoint, StorageType, TensorInfo};
-use bitnet::text::Tokenizer;
+use bitnet::format::{Checkpoint, RopeScaling, StorageType, TensorInfo};
+use bitnet::text::{TemplateOrigin, Tokenizer};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::CliError;
 use super::model_args::ModelArgs;
+use super::note::spelled_out;
 
 /// Metadata arrays longer than this are cut (a vocabulary has 128,256 entries).
 const LONGEST_ARRAY: usize = 8;
@@ -77,7 +78,7 @@ fn parameters(checkpoint: &Checkpoint, tensor: &TensorInfo) -> u64 {
 impl Inspect {
     pub fn run(self) -> Result<(), CliError> {
         let checkpoint = self.model.open()?;
-        let tokenizer = tokenizer_of(&checkpoint, self.model.tokenizer_json()?.as_deref());
+        let tokenizer = tokenizer_of(&checkpoint, self.model.tokenizer_json());
         let counts = Counts::of(&checkpoint);
         let text = if self.json {
             json_report(&checkpoint, &tokenizer, &counts).to_string()
@@ -103,11 +104,12 @@ fn json_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
             "bos": tokenizer.bos(),
             "stop_tokens": tokenizer.stop_tokens(),
             "chat_template": tokenizer.chat_template().map(|t| t.source()),
-            "chat_template_origin": tokenizer.chat_template().map(|t| format!("{:?}", t.origin())),
+            "chat_template_error": tokenizer.chat_template_error().map(|e| e.to_string()),
+            "chat_template_origin": tokenizer.chat_template().map(|t| origin(t.origin())),
         }),
     };
     json!({
-        "container": format!("{:?}", checkpoint.source().container),
+        "container": format!("{:?}", checkpoint.source().container).to_lowercase(),
         "files": checkpoint.source().files.iter().map(|f| json!({ "path": f.path, "bytes": f.bytes })).collect::<Vec<_>>(),
         "config": {
             "architecture": config.architecture,
@@ -121,11 +123,11 @@ fn json_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
             "context_length": config.context_length,
             "rope_theta": config.rope_theta,
             "rope_dim": config.rope_dim,
-            "rope_scaling": format!("{:?}", config.rope_scaling),
+            "rope_scaling": rope_scaling(&config.rope_scaling),
             "rms_norm_eps": config.rms_norm_eps,
-            "activation": format!("{:?}", config.activation),
+            "activation": format!("{:?}", config.activation).to_lowercase(),
             "activation_bits": config.activation_bits,
-            "weight_scale": format!("{:?}", config.weight_scale),
+            "weight_scale": format!("{:?}", config.weight_scale).to_lowercase(),
             "tie_word_embeddings": config.tie_word_embeddings,
         },
         "metadata": checkpoint.metadata().to_json(LONGEST_ARRAY),
@@ -138,6 +140,25 @@ fn json_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
         "bits_per_weight": Counts::bits_per_weight(counts.bytes, counts.parameters),
         "tensors": tensors.collect::<Vec<_>>(),
     })
+}
+
+fn origin(origin: TemplateOrigin) -> &'static str {
+    match origin {
+        TemplateOrigin::Checkpoint => "the checkpoint",
+        TemplateOrigin::BuiltIn => "built in",
+    }
+}
+
+fn rope_scaling(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": factor }),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+            "type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor, "original_context": original_context,
+        }),
+        RopeScaling::Factors(factors) => json!({ "type": "factors", "factors": factors }),
+    }
 }
 
 fn text_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Error>, counts: &Counts) -> String {
@@ -179,7 +200,11 @@ fn text_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
             ));
             match (tokenizer.chat_template(), tokenizer.chat_template_error()) {
                 (Some(template), _) => {
-                    lines.push(format!("chat template ({:?}): {}", template.origin(), template.source().trim_end()));
+                    lines.push(format!(
+                        "chat template ({}): {}",
+                        origin(template.origin()),
+                        template.source().trim_end()
+                    ));
                 }
                 (None, Some(error)) => lines.push(format!("chat template: {error}")),
                 (None, None) => lines.push("chat template: none".to_string()),
@@ -187,10 +212,12 @@ fn text_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
         }
     }
     lines.extend(checkpoint.notes().iter().map(|note| format!("note: {note}")));
-    lines.push("\nmetadata".to_string());
+    lines.push(String::new());
+    lines.push("metadata".to_string());
     let metadata = checkpoint.metadata().to_json(LONGEST_ARRAY);
     lines.extend(metadata.as_object().into_iter().flatten().map(|(key, value)| format!("  {key} = {value}")));
-    lines.push("\ntensors".to_string());
+    lines.push(String::new());
+    lines.push("tensors".to_string());
     for t in checkpoint.tensors() {
         lines.push(format!(
             "  {:56} {:8} {:20} {:>12}",
@@ -200,5 +227,6 @@ fn text_report(checkpoint: &Checkpoint, tokenizer: &Result<Tokenizer, bitnet::Er
             t.bytes
         ));
     }
+    let lines: Vec<_> = lines.iter().map(|line| spelled_out(line)).collect();
     lines.join("\n")
 }

@@ -6,6 +6,7 @@ mod error;
 mod generate;
 mod inspect;
 mod model_args;
+mod note;
 mod sampling_args;
 mod score;
 mod small;
@@ -13,6 +14,7 @@ mod small;
 use clap::{Parser, Subcommand};
 
 pub use error::CliError;
+pub use note::note;
 
 /// Run 1.58-bit (ternary) language models.
 #[derive(Parser)]
@@ -40,9 +42,25 @@ enum Command {
     Completions(small::Completions),
 }
 
+/// The arguments; what is wrong with them is said in one line, as every other error.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            // Help and version, which were asked for.
+            error.exit();
+        }
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let said: Vec<_> =
+            lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        note(said.join(" "));
+        std::process::exit(2);
+    })
+}
+
 /// Reads the arguments and does what they say.
 pub fn run() -> Result<(), CliError> {
-    match Cli::parse().command {
+    match parse().command {
         Command::Generate(command) => command.run(),
         Command::Chat(command) => command.run(),
         Command::Score(command) => command.run(),

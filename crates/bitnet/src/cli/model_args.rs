@@ -1,14 +1,14 @@
 //! Which model, and on what.
 
 use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitnet::format::{Checkpoint, I2sLayout, OpenOptions};
 use bitnet::{BitNetModel, EMBEDDED, LoadOptions};
 use clap::{Args, ValueEnum};
 
-use super::CliError;
 use super::downloads::fetch_with_bar;
+use super::{CliError, note};
 
 #[derive(Args)]
 pub struct ModelArgs {
@@ -21,7 +21,7 @@ pub struct ModelArgs {
     device: String,
 
     /// Threads to use [default: all that the process may]
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// A tokenizer.json to use in place of the model's own tokenizer
@@ -55,28 +55,49 @@ impl ModelArgs {
     /// Loads the model and says on stderr what its user should know.
     pub fn load(&self) -> Result<BitNetModel, CliError> {
         self.use_threads()?;
-        let model = BitNetModel::load(&self.locate()?, &self.options()?)?;
+        let model = BitNetModel::load(&self.locate()?, &self.options())?;
         for warning in model.language_model().warnings() {
-            eprintln!("warning: {warning}");
+            note(format_args!("warning: {warning}"));
         }
         if self.verbose {
             let kernels =
                 bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
             let kernels = kernels.iter().find(|d| d.kind.name() == self.device).map(|d| d.kernels.clone());
-            eprintln!("device {}, kernels {}", self.device, kernels.unwrap_or_default());
+            note(format_args!("device {}, kernels {}", self.device, kernels.unwrap_or_default()));
         }
         Ok(model)
     }
 
     /// Opens the model without loading it.
     pub fn open(&self) -> Result<Checkpoint, CliError> {
-        Ok(bitnet::open(&self.locate()?, &self.options()?)?)
+        Ok(bitnet::open(&self.locate()?, &self.options())?)
     }
 
     /// The tokenizer that was given in place of the model's own.
-    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, CliError> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| CliError::Read { path: path.clone(), error });
-        self.tokenizer.as_ref().map(read).transpose()
+    pub fn tokenizer_json(&self) -> Option<&Path> {
+        self.tokenizer.as_deref()
+    }
+
+    /// Checks that the model can chat.
+    pub fn need_template(&self, model: &BitNetModel) -> Result<(), CliError> {
+        let tokenizer = model.language_model().tokenizer();
+        match (tokenizer.chat_template(), tokenizer.chat_template_error()) {
+            (Some(_), _) => Ok(()),
+            (None, Some(error)) => Err(CliError::Usage(format!("{}: {error}", self.model))),
+            (None, None) => {
+                let reason = format!("{} has no chat template: use `bitnet generate` without --chat", self.model);
+                Err(CliError::Usage(reason))
+            }
+        }
+    }
+
+    /// The context that `--context` asks for, if the model has it.
+    pub fn context(&self, model: &BitNetModel, wanted: Option<usize>) -> Result<Option<usize>, CliError> {
+        let most = model.language_model().transformer().config().context_length;
+        match wanted.filter(|tokens| *tokens == 0 || *tokens > most) {
+            Some(tokens) => Err(CliError::Usage(format!("--context {tokens}: this model can have 1 to {most} tokens"))),
+            None => Ok(wanted),
+        }
     }
 
     /// Whether to print figures: on a terminal, or when asked.
@@ -99,17 +120,17 @@ impl ModelArgs {
         pool.build_global().map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
     }
 
-    fn options(&self) -> Result<LoadOptions, CliError> {
+    fn options(&self) -> LoadOptions {
         let i2s_layout = match self.i2s_layout {
             I2sArg::Block128 => I2sLayout::Block128,
             I2sArg::Block64 => I2sLayout::Block64,
             I2sArg::FourRows => I2sLayout::FourRows,
         };
-        Ok(LoadOptions {
+        LoadOptions {
             device: self.device.clone(),
-            tokenizer: self.tokenizer_json()?,
+            tokenizer: self.tokenizer.clone(),
             open: OpenOptions { i2s_layout, ..OpenOptions::default() },
             offline: self.offline,
-        })
+        }
     }
 }

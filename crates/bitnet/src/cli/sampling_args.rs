@@ -7,7 +7,7 @@ use clap::Args;
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// 0 takes the most probable token every time
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
 
     /// Keep the K most probable tokens; 0 is off
@@ -15,19 +15,19 @@ pub struct SamplingArgs {
     top_k: usize,
 
     /// Keep the most probable tokens that together have this probability
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
 
     /// Keep tokens at least this fraction as probable as the best one
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f32,
 
     /// Keep tokens of typical surprise until they have this probability
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     typical_p: f32,
 
     /// Make tokens that were there before less probable; 1 is off
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
 
     /// Subtract this for each time that a token was there before

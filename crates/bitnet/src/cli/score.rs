@@ -54,6 +54,9 @@ impl Score {
         };
         let context = model.transformer().config().context_length;
         let size = self.window.map_or(context.min(512), |window| window as usize);
+        if size > context {
+            return Err(CliError::Usage(format!("--window {size}: the model's context is {context} tokens")));
+        }
         let bar = ProgressBar::new(0).with_style(
             ProgressStyle::with_template("{bar:40} {pos}/{len} tokens, {eta} left").expect("a correct template"),
         );

@@ -28,7 +28,7 @@ pub struct Tokenize {
 
 impl Tokenize {
     pub fn run(self) -> Result<(), CliError> {
-        let tokenizer = tokenizer_of(&self.model.open()?, self.model.tokenizer_json()?.as_deref())?;
+        let tokenizer = tokenizer_of(&self.model.open()?, self.model.tokenizer_json())?;
         let ids = tokenizer.encode(&self.text, !self.no_bos)?;
         let mut out = stdout().lock();
         if self.json {
