@@ -1,0 +1,87 @@
+//! Loading, and the cache of what was loaded.
+
+use bitnet_fixtures::moby;
+use bitnet_format::Checkpoint;
+use bitnet_model::{ModelError, Transformer, load};
+use burn::tensor::{Device, Tensor};
+
+fn device() -> Device {
+    bitnet_model::device(bitnet_model::DeviceKind::default_name()).unwrap()
+}
+
+fn model(name: &str) -> Transformer {
+    let loaded = load(&bitnet_format::open(moby(name)).unwrap(), &device()).unwrap();
+    assert!(loaded.unused.is_empty(), "{:?}", loaded.unused);
+    loaded.model
+}
+
+fn floats(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+#[test]
+fn a_cache_that_grows_gives_what_one_of_the_right_size_gives() {
+    let model = model("i2_s.gguf");
+    let tokens: Vec<u32> = (0..150).map(|i| (i * 37) % 4000).collect();
+    let mut whole = model.cache(150);
+    let expected = floats(model.hidden(&tokens, &mut whole).unwrap());
+
+    let mut cache = model.cache(1000);
+    assert!(cache.is_empty());
+    let first = cache.bytes();
+    // Two halves, four layers, two KV heads of 64 values of four bytes.
+    assert_eq!(first, 2 * 4 * 2 * 64 * 4 * 64);
+    let mut hidden = Vec::new();
+    for part in tokens.chunks(40) {
+        hidden.extend(floats(model.hidden(part, &mut cache).unwrap()));
+    }
+    assert_eq!(hidden, expected);
+    assert_eq!((cache.len(), cache.bytes()), (150, 4 * first), "it has grown from 64 to 128 to 256 positions");
+
+    let mut fork = cache.clone();
+    fork.truncate(100);
+    assert_eq!((fork.len(), cache.len()), (100, 150));
+    let width = model.config().hidden_size;
+    assert_eq!(floats(model.hidden(&tokens[100..], &mut fork).unwrap()), expected[100 * width..]);
+}
+
+#[test]
+fn a_cache_keeps_its_limit_and_a_refusal_changes_nothing() {
+    let model = model("packed-bitlinear");
+    assert_eq!(model.cache(usize::MAX).limit(), model.config().context_length);
+    let mut cache = model.cache(10);
+    model.hidden(&[1; 8], &mut cache).unwrap();
+    let error = model.hidden(&[1; 3], &mut cache).unwrap_err();
+    assert!(matches!(error, ModelError::ContextFull { limit: 10, needed: 11 }), "{error}");
+    let error = model.hidden(&[4096], &mut cache).unwrap_err();
+    assert!(matches!(error, ModelError::TokenOutOfRange { token: 4096, vocab_size: 4096 }), "{error}");
+    assert_eq!(cache.len(), 8);
+    model.hidden(&[1; 2], &mut cache).unwrap();
+}
+
+/// The packed fixture with text of its header replaced by text of the same length.
+fn renamed(from: &str, to: &str) -> Checkpoint {
+    let folder = tempfile::tempdir().unwrap();
+    let source = moby("packed-autobitlinear");
+    std::fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    let mut bytes = std::fs::read(source.join("model.safetensors")).unwrap();
+    let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).expect("the header has this");
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    bitnet_format::open(folder.path()).unwrap()
+}
+
+#[test]
+fn what_is_missing_or_left_over_is_named() {
+    for name in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.1.mlp.up_proj.weight"] {
+        let other = name.replace("weight", "xeight");
+        let error = load(&renamed(&format!("{name}\""), &format!("{other}\"")), &device()).err().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    // A sub-norm that is not there is no error, but the tensor that bears another name is told.
+    let loaded = load(&renamed("layers.3.mlp.ffn_sub_norm.weight", "layers.3.mlp.ffn_sub_mron.weight"), &device());
+    assert_eq!(loaded.unwrap().unused, ["model.layers.3.mlp.ffn_sub_mron.weight"]);
+    let bias = renamed("layers.3.mlp.ffn_sub_norm.weight", "layers.3.mlp.ffn_sub_norm_x.bias");
+    let error = load(&bias, &device()).err().unwrap().to_string();
+    assert!(error.contains("bias"), "{error}");
+}
