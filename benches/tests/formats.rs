@@ -67,7 +67,6 @@ fn vocabulary(files: GgufTokenizer, architecture: &str) -> GgufVocabulary {
         pad: files.pad,
         unk: files.unknown,
         add_bos: files.add_bos,
-        add_eos: files.add_eos,
         add_space_prefix: files.add_space_prefix,
         chat_template: files.chat_template,
         architecture: architecture.to_string(),

@@ -93,6 +93,28 @@ fn every_container_is_opened_by_its_path() {
 }
 
 #[test]
+fn the_activation_can_be_overruled() {
+    let file = moby("tq2_0.gguf");
+    let args = ["generate", "The whale", "-m", path(&file), "-n", "8", "--temperature", "0", "--json", "--activation"];
+    let ids = |activation: &str| json(&[&args[..], &[activation]].concat())["ids"].clone();
+    assert_eq!(ids("relu2"), json(&args[..9])["ids"], "as the file says");
+    assert_ne!(ids("silu"), ids("relu2"));
+}
+
+#[test]
+fn a_padding_row_of_the_embedding_has_no_text() {
+    let folder = broken("packed-autobitlinear", |folder| {
+        let file = folder.join("tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        tokenizer["added_tokens"].as_array_mut().unwrap().retain(|token| token["id"] != 4095);
+        std::fs::write(&file, tokenizer.to_string()).unwrap();
+    });
+    let args = ["generate", "The whale", "-n", "2", "--temperature", "0", "--logit-bias", "4095=1000", "--json", "-m"];
+    let value = json(&[&args[..], &[path(folder.path())]].concat());
+    assert_eq!((&value["ids"], &value["text"]), (&serde_json::json!([4095, 4095]), &serde_json::json!("")));
+}
+
+#[test]
 fn a_prompt_can_come_from_stdin() {
     let mut child = bitnet()
         .args(["generate", "-n", "2", "--temperature", "0", "--json"])

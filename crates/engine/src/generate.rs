@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use bitnet_text::{Detokenizer, StopStrings};
+use bitnet_text::{Detokenizer, StopStrings, TextError};
 
 use crate::score::log_probability;
 use crate::{EngineError, GenerationConfig, Sampler, Session};
@@ -171,7 +171,12 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         if self.stop_tokens.contains(&id) {
             finish = Some(FinishReason::StopToken(id));
         } else {
-            let pushed = self.stop_strings.push(&self.detokenizer.push(id)?);
+            let piece = match self.detokenizer.push(id) {
+                // A padding row of the embedding: no token, and so no text.
+                Err(TextError::UnknownId { .. }) => String::new(),
+                piece => piece?,
+            };
+            let pushed = self.stop_strings.push(&piece);
             text = pushed.text;
             if let Some(stop) = pushed.matched {
                 finish = Some(FinishReason::StopString(stop));

@@ -121,7 +121,6 @@ fn vocabulary(gguf: GgufTokenizer, architecture: String) -> GgufVocabulary {
         pad: gguf.pad,
         unk: gguf.unknown,
         add_bos: gguf.add_bos,
-        add_eos: gguf.add_eos,
         add_space_prefix: gguf.add_space_prefix,
         chat_template: gguf.chat_template,
         architecture,

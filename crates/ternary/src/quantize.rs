@@ -136,6 +136,35 @@ fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f
     (repeats >= CONVINCING && repeats >= firsts).then_some(values)
 }
 
+/// Recognizes trits that a block format of floats has blurred, as [`already_ternary`] recognizes exact ones.
+///
+/// Storing `scale * trit` in 4 or 6 bits a value moves each magnitude by up to an eighth, and not all in one way. What is
+/// left of the gap between zero and the scale tells such weights from others: if no magnitude lies between a quarter and
+/// three quarters of the largest, over the matrix or else over each row, those above are non-zero trits, and the largest
+/// is the scale. `None` otherwise, for a matrix of zeros, and where [`already_ternary`] would give `None` for its shape.
+pub fn nearly_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMatrix> {
+    check_shape(rows, cols).ok()?;
+    if w.len() != rows * cols || w.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
+    let largest = |w: &[f32]| w.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let is_split = |w: &[f32], max: f32| w.iter().all(|x| x.abs() <= 0.25 * max || x.abs() >= 0.75 * max);
+    let max = largest(w);
+    let scale = if max > 0.0 && is_split(w, max) {
+        Scale::Tensor(max)
+    } else {
+        let rows: Vec<f32> = w.chunks_exact(cols).map(largest).collect();
+        let is_split = w.chunks_exact(cols).zip(&rows).all(|(row, max)| is_split(row, *max));
+        (max > 0.0 && is_split && cols >= CONVINCING).then_some(Scale::Row(rows))?
+    };
+    let trits: Vec<i8> = w
+        .iter()
+        .enumerate()
+        .map(|(i, x)| if x.abs() > 0.5 * scale.at(i / cols, i % cols, cols) { x.signum() as i8 } else { 0 })
+        .collect();
+    TernaryMatrix::from_trits(rows, cols, &trits, scale).ok()
+}
+
 /// `x.round_ties_even()` for `|x| < 2^22`: there a float of the size of the addend has no place for a fraction. Unlike the
 /// method, this is two additions on every machine and never a call.
 #[inline]
@@ -172,6 +201,28 @@ pub fn absmax_int8(x: &[f32], codes: &mut [i8]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blurred_trits_are_recognized_and_masters_are_not() {
+        let trits: Vec<i8> = (0..40 * 64).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+        let blurred = |i: usize, t: i8| f32::from(t) * [0.5, 0.4375, 0.496, 0.48][i % 4] + [0.0, 0.002][i % 2];
+        let w: Vec<f32> = trits.iter().enumerate().map(|(i, t)| blurred(i, *t)).collect();
+        let matrix = nearly_ternary(&w, 40, 64).unwrap();
+        assert_eq!(matrix.trits(), trits);
+        assert!(matches!(matrix.scale(), Scale::Tensor(s) if (*s - 0.5).abs() < 0.01));
+        assert!(already_ternary(&w, 40, 64).is_none());
+
+        let by_row: Vec<f32> = w.iter().enumerate().map(|(i, x)| x * (1 + i / 64) as f32).collect();
+        let matrix = nearly_ternary(&by_row, 40, 64).unwrap();
+        assert_eq!(matrix.trits(), trits);
+        assert!(matches!(matrix.scale(), Scale::Row(s) if s.len() == 40));
+
+        let master: Vec<f32> = (0..2560).map(|i| ((i * 7919) % 2003) as f32 / 1000.0 - 1.0).collect();
+        assert!(nearly_ternary(&master, 40, 64).is_none());
+        assert!(nearly_ternary(&[0.0; 64], 1, 64).is_none());
+        assert!(nearly_ternary(&[f32::NAN; 64], 1, 64).is_none());
+        assert!(nearly_ternary(&[1.0; 64], 1, 65).is_none());
+    }
 
     #[test]
     fn rounding_by_addition_is_rounding_half_to_even() {

@@ -21,13 +21,6 @@ impl Frame {
         }
     }
 
-    /// Puts `eos` last unless it is there.
-    pub(crate) fn ensure_eos(&mut self, eos: u32) {
-        if !self.after.contains(&eos) {
-            self.after.push(eos);
-        }
-    }
-
     /// What the `post_processor` of a `tokenizer.json` puts around a single text.
     ///
     /// # Errors
@@ -145,8 +138,7 @@ mod tests {
     fn never_twice() {
         let mut frame = Frame { before: vec![1], after: vec![] };
         frame.ensure_bos(1);
-        frame.ensure_eos(2);
-        frame.ensure_eos(2);
-        assert_eq!(frame, Frame { before: vec![1], after: vec![2] });
+        frame.ensure_bos(1);
+        assert_eq!(frame, Frame { before: vec![1], after: vec![] });
     }
 }

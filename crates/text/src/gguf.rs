@@ -46,8 +46,6 @@ pub struct GgufVocabulary {
     pub unk: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: Option<bool>,
-    /// `tokenizer.ggml.add_eos_token`.
-    pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`; SentencePiece only, where it defaults to true.
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
@@ -277,13 +275,6 @@ fn finish(vocab: &GgufVocabulary, add_bos_default: bool) -> Result<Rest, TextErr
             return Err(TextError::gguf("tokenizer.ggml.add_bos_token", "is true, but there is no bos_token_id"));
         }
         (wanted, Some(bos)) if wanted.unwrap_or(add_bos_default) => frame.ensure_bos(bos),
-        _ => {}
-    }
-    match (vocab.add_eos, vocab.eos) {
-        (Some(true), None) => {
-            return Err(TextError::gguf("tokenizer.ggml.add_eos_token", "is true, but there is no eos_token_id"));
-        }
-        (Some(true), Some(eos)) => frame.ensure_eos(eos),
         _ => {}
     }
     let spelled = |id: Option<u32>| id.and_then(|id| vocab.tokens.get(id as usize).cloned());

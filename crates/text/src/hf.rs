@@ -331,14 +331,11 @@ impl Config<'_> {
         Ok(ends)
     }
 
-    /// Adds the BOS and EOS that the configuration asks for and the post-processor does not add.
+    /// Adds the BOS that the configuration asks for and the post-processor does not add. `add_eos_token` is of no effect,
+    /// as in transformers 5: a prompt that ends in EOS has no continuation.
     fn complete(&self, frame: &mut Frame, bos: Option<u32>) -> Result<(), TextError> {
         if *self.get("add_bos_token") == true {
             frame.ensure_bos(bos.ok_or_else(|| TextError::config("add_bos_token is true, but there is no bos_token"))?);
-        }
-        if *self.get("add_eos_token") == true {
-            let eos = self.named_id("eos_token")?.or(self.files.config_eos.first().copied());
-            frame.ensure_eos(eos.ok_or_else(|| TextError::config("add_eos_token is true, but there is no eos_token"))?);
         }
         Ok(())
     }

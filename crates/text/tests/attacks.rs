@@ -86,7 +86,6 @@ fn special_ids_out_of_range() {
     gguf_refused(GgufVocabulary { pad: Some(9), ..sentencepiece() }, &["padding_token_id"]);
     gguf_refused(GgufVocabulary { unk: Some(9), ..sentencepiece() }, &["unknown_token_id"]);
     gguf_refused(GgufVocabulary { bos: None, add_bos: Some(true), ..byte_level() }, &["add_bos_token", "bos_token_id"]);
-    gguf_refused(GgufVocabulary { eos: None, add_eos: Some(true), ..byte_level() }, &["add_eos_token", "eos_token_id"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
-use bitnet::format::{Checkpoint, I2sLayout, OpenOptions};
+use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
 use bitnet::{BitNetModel, EMBEDDED, LoadOptions};
 use clap::{Args, ValueEnum};
 
@@ -32,6 +32,10 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value_t = I2sArg::Block128)]
     i2s_layout: I2sArg,
 
+    /// Function of the MLP's gate, where the model file says a wrong one or none
+    #[arg(long, value_enum)]
+    activation: Option<ActivationArg>,
+
     /// Do not ask the network
     #[arg(long)]
     offline: bool,
@@ -49,6 +53,14 @@ enum I2sArg {
     Block64,
     /// Four rows in a byte: written by bitnet.cpp without ACT_PARALLEL
     FourRows,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ActivationArg {
+    /// Squared ReLU: BitNet b1.58 2B-4T
+    Relu2,
+    /// SiLU: models of the LLaMA family
+    Silu,
 }
 
 impl ModelArgs {
@@ -126,10 +138,14 @@ impl ModelArgs {
             I2sArg::Block64 => I2sLayout::Block64,
             I2sArg::FourRows => I2sLayout::FourRows,
         };
+        let activation = self.activation.map(|activation| match activation {
+            ActivationArg::Relu2 => Activation::Relu2,
+            ActivationArg::Silu => Activation::Silu,
+        });
         LoadOptions {
             device: self.device.clone(),
             tokenizer: self.tokenizer.clone(),
-            open: OpenOptions { i2s_layout, ..OpenOptions::default() },
+            open: OpenOptions { i2s_layout, activation },
             offline: self.offline,
         }
     }

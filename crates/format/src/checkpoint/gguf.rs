@@ -151,5 +151,15 @@ fn notes(metadata: &gguf::Metadata, tensors: &[TensorInfo]) -> Vec<String> {
     if file_type == Some(I2_S_FILE) && !tensors.iter().any(is_i2s) {
         notes.push("general.file_type says I2_S (40), but no tensor is; types are taken from the tensors".to_string());
     }
+    let is_float_linear = |t: &&TensorInfo| {
+        t.name.ends_with("_proj.weight")
+            && matches!(t.dtype, StorageType::F32 | StorageType::F16 | StorageType::BF16 | StorageType::F64)
+    };
+    if let Some(linear) = tensors.iter().find(is_float_linear) {
+        notes.push(format!(
+            "linears are stored as {}: those that are not ternary already are taken for BitNet masters and quantized",
+            linear.dtype
+        ));
+    }
     notes
 }

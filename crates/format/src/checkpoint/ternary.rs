@@ -17,7 +17,7 @@ impl Checkpoint {
     ///   [`ModelConfig::weight_scale`](crate::ModelConfig::weight_scale) says.
     /// - A GGUF packing carries its scales.
     /// - Floats that are ternary already keep their trits and scale; other floats are masters and are quantized by the
-    ///   mean of their magnitudes, one scale for the tensor.
+    ///   mean of their magnitudes, one scale for the tensor; but blocks of floats (Q4_0, Q6_K) must be ternary.
     /// - `<linear>.scale`, where there is one, multiplies all of these.
     ///
     /// # Errors
@@ -82,10 +82,26 @@ impl Checkpoint {
                 self.rescale(info, matrix, factor)
             }
             (None, Some(_)) => Err(self.refuse(info, format!("is not ternary, yet there is a scale for it, `{name}`"))),
+            // Nobody keeps a master in blocks: these are trits that went through another program's quantizer.
+            (None, None) if info.dtype.block_format().is_some() => quantize::nearly_ternary(&floats, rows, cols)
+                .ok_or_else(|| self.refuse(info, format!("is stored as {} and is not ternary", info.dtype))),
+            (None, None) if self.has_ternary_linears() => {
+                let reason = "is plain floats, while other linears are ternary: a mixture is not supported";
+                Err(self.refuse(info, reason))
+            }
             (None, None) => {
                 quantize::absmean(&floats, rows, cols, Granularity::Tensor).map_err(|e| self.bad_ternary(info, e))
             }
         }
+    }
+
+    /// Whether some linear is packed, or the model as a whole was found to be ternary floats: then a linear of plain floats
+    /// is one that its authors left dense.
+    fn has_ternary_linears(&self) -> bool {
+        let is_packed = |t: &TensorInfo| {
+            t.name.ends_with("_proj.weight") && matches!(t.dtype, StorageType::U8 | StorageType::Ternary(_))
+        };
+        self.config.activation_bits.is_none() || self.tensors().any(is_packed)
     }
 
     /// Decodes a tensor of a ternary packing, rows in Hugging Face order.

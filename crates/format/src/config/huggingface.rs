@@ -313,6 +313,15 @@ impl Quantization {
                 return Err(object.error("linear_class", reason));
             }
         };
+        if let Some(entries) = object.get("modules_to_not_convert").and_then(Value::as_array) {
+            let is_linear = |name: &&str| {
+                name.contains("_proj") || name.contains("layers") || name.contains("mlp") || name.contains("attn")
+            };
+            if let Some(name) = entries.iter().filter_map(Value::as_str).find(is_linear) {
+                let what = format!("a linear that is not ternary (`modules_to_not_convert` names `{name}`)");
+                return Err(FormatError::unsupported(root.file, what));
+            }
+        }
         Ok(Some(Self { weight_scale, linear_norm_eps: object.f64("rms_norm_eps")?.unwrap_or(1e-6) }))
     }
 }

@@ -148,6 +148,20 @@ fn the_direction_of_scales() {
 }
 
 #[test]
+fn linears_that_are_left_dense_are_refused_by_name() {
+    let keeping = |names: Value| {
+        with(json!({ "quantization_config": { "quant_method": "bitnet", "modules_to_not_convert": names } }))
+    };
+    keeping(json!(["lm_head", "model.embed_tokens"])).unwrap();
+    keeping(json!(null)).unwrap();
+    assert_says(
+        keeping(json!(["lm_head", "model.layers.1.mlp.down_proj"])),
+        &["layers.1.mlp.down_proj", "not ternary"],
+    );
+    assert_says(keeping(json!(["v_proj"])), &["v_proj"]);
+}
+
+#[test]
 fn norms_before_linears_have_an_epsilon_of_their_own() {
     let quantized = |eps: Value| json!({ "quantization_config": { "quant_method": "bitnet", "rms_norm_eps": eps } });
     assert_eq!(with(quantized(json!(null))).unwrap().linear_norm_eps, 1e-6);

@@ -122,6 +122,42 @@ fn floats_that_are_ternary_keep_their_scale() {
     assert_eq!(matrix.scale(), &Scale::Tensor(1.4));
 }
 
+/// Rows of 32 values as Q4_0 with `d` = 1/16: trits become 7/16, 0 and -8/16.
+fn q4_0(nibble: impl Fn(usize) -> u8, values: usize) -> Vec<u8> {
+    let block = |first: usize| {
+        let pairs = (0..16).map(move |j| (first + j, first + 16 + j));
+        let bytes: Vec<u8> = pairs.map(|(low, high)| nibble(low) | nibble(high) << 4).collect();
+        [f16::from_f32(0.0625).to_le_bytes().to_vec(), bytes].concat()
+    };
+    (0..values).step_by(32).flat_map(block).collect()
+}
+
+#[test]
+fn blocks_of_trits_keep_their_scale_and_other_blocks_are_refused() {
+    let trits = trits(8 * 64);
+    let of_trit = |i: usize| [0, 8, 15][(trits[i] + 1) as usize];
+    let model = open_q("bitnet", &[q_tensor(StorageType::Q4_0, 8, 64, q4_0(of_trit, 8 * 64))]);
+    let matrix = model.ternary(Q, 8, 64).unwrap();
+    assert_eq!((matrix.trits(), matrix.scale()), (trits.clone(), &Scale::Tensor(0.5)));
+
+    let dense = q4_0(|i| (i * 7 % 16) as u8, 8 * 64);
+    let model = open_q("bitnet", &[q_tensor(StorageType::Q4_0, 8, 64, dense)]);
+    assert_says(model.ternary(Q, 8, 64), &["attn_q.weight", "Q4_0", "not ternary"]);
+}
+
+#[test]
+fn a_dense_linear_among_ternary_ones_is_refused() {
+    let dense: Vec<f32> = (0..32).map(|i| i as f32 / 7.0 - 2.0).collect();
+    let model = open_hf(
+        &hf_config(),
+        &[
+            ("model.layers.0.self_attn.q_proj.weight", Dtype::F32, vec![8, 4], f32_bytes(&dense)),
+            ("model.layers.0.self_attn.k_proj.weight", Dtype::U8, vec![2, 4], vec![0x55; 8]),
+        ],
+    );
+    assert_says(model.unwrap().ternary(Q, 8, 4), &["q_proj.weight", "other linears are ternary"]);
+}
+
 #[test]
 fn every_ggml_packing() {
     use Packing::*;
