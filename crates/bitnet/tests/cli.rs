@@ -94,11 +94,12 @@ fn every_container_is_opened_by_its_path() {
 
 #[test]
 fn the_activation_can_be_overruled() {
-    let file = moby("tq2_0.gguf");
-    let args = ["generate", "The whale", "-m", path(&file), "-n", "8", "--temperature", "0", "--json", "--activation"];
-    let ids = |activation: &str| json(&[&args[..], &[activation]].concat())["ids"].clone();
-    assert_eq!(ids("relu2"), json(&args[..9])["ids"], "as the file says");
-    assert_ne!(ids("silu"), ids("relu2"));
+    let (model, text) = (moby("tq2_0.gguf"), tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(text.path(), &std::fs::read(moby("heldout.txt")).unwrap()[..4000]).unwrap();
+    let args = ["score", path(text.path()), "-m", path(&model), "--window", "64", "--json"];
+    let loss = |more: &[&str]| json(&[&args[..], more].concat())["loss"].as_f64().unwrap();
+    assert_eq!(loss(&["--activation", "relu2"]), loss(&[]), "as the file says");
+    assert!(loss(&["--activation", "silu"]) > loss(&[]) + 0.1);
 }
 
 #[test]
