@@ -11,6 +11,8 @@ pub mod isa;
 mod lanes;
 pub mod norm;
 mod parallel;
+#[cfg(not(target_family = "wasm"))]
+pub mod probe;
 pub mod rope;
 pub mod ternary;
 
