@@ -27,6 +27,8 @@ mod transformer;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig};
+#[cfg(not(target_family = "wasm"))]
+pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::{DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, device, devices, ops::Activations};
 pub use block::Block;
 pub use cache::KvCache;

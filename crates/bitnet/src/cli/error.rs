@@ -19,6 +19,14 @@ pub enum CliError {
         /// What the system says.
         error: io::Error,
     },
+    /// A file that the user named cannot be written.
+    #[error("{path}: {error}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
     /// Output cannot be written, or the terminal fails.
     #[error("{0}")]
     Io(#[from] io::Error),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod chat;
 mod downloads;
 mod error;
@@ -32,6 +33,8 @@ enum Command {
     Chat(chat::Chat),
     /// Measure the perplexity of a text
     Score(score::Score),
+    /// Measure how fast a model runs, and draw and compare what was measured
+    Bench(bench::Bench),
     /// Show what a model file holds
     Inspect(inspect::Inspect),
     /// Show the token ids of a text
@@ -64,6 +67,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Generate(command) => command.run(),
         Command::Chat(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         Command::Devices(command) => command.run(),

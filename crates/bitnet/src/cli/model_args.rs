@@ -18,7 +18,7 @@ pub struct ModelArgs {
 
     /// Where to run: see `bitnet devices`
     #[arg(long, default_value = bitnet::model::DeviceKind::default_name())]
-    device: String,
+    pub device: String,
 
     /// Threads to use [default: all that the process may]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -1,0 +1,160 @@
+//! The runs.
+
+use std::time::{Duration, Instant};
+
+use bitnet::model::Isa;
+use bitnet::model::probe::{ReadProbe, int8_peak};
+use bitnet::{Error, GenerationConfig, LanguageModel, Session};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::CliError;
+use super::memory::peak_bytes;
+use super::report::median;
+
+/// Memory that is read to measure its bandwidth: several times the last cache of any one socket's core complex.
+const READ_BYTES: usize = 256 << 20;
+
+/// What to run.
+pub struct Plan {
+    /// Prompt sizes.
+    pub prefill: Vec<usize>,
+    /// Tokens in the cache before those that are written, ascending.
+    pub depths: Vec<usize>,
+    /// Tokens to write.
+    pub decode: usize,
+    /// Measured repetitions.
+    pub reps: usize,
+    /// Repetitions before them.
+    pub warmup: usize,
+}
+
+/// The repetitions of one kind of run.
+#[derive(Default)]
+pub struct Series {
+    /// Tokens a second.
+    pub speeds: Vec<f64>,
+    /// What the machine could do just before: bytes or products a second.
+    pub limits: Vec<f64>,
+}
+
+impl Series {
+    /// The median share of the machine's limit, when each token needs `work` bytes or products.
+    pub fn share(&self, work: f64) -> f64 {
+        let shares: Vec<_> = self.speeds.iter().zip(&self.limits).map(|(speed, limit)| speed * work / limit).collect();
+        median(&shares)
+    }
+}
+
+/// What came out.
+pub struct Measured {
+    /// By prompt size; the limit is int8 products a second.
+    pub prefill: Vec<(usize, Series)>,
+    /// By depth; the limit is bytes a second.
+    pub decode: Vec<(usize, Series)>,
+    /// The most memory that the process took, without what the measurement itself needs.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Runs the plan, with a progress bar on a terminal.
+///
+/// # Errors
+/// Those of the model, and when there is no memory to measure the bandwidth with.
+pub fn run(model: &LanguageModel, plan: &Plan, isa: Isa, threads: usize) -> Result<Measured, CliError> {
+    let bar = ProgressBar::new(((plan.reps + plan.warmup) * (plan.prefill.len() + plan.depths.len())) as u64);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left");
+    bar.set_style(style.expect("a correct template"));
+
+    let before = peak_bytes();
+    let reading = ReadProbe::new(READ_BYTES, threads)?;
+    let text = random_tokens(model.transformer().config().vocab_size);
+    let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<f64, Error>| {
+        let mut series = Series::default();
+        for repetition in 0..plan.warmup + plan.reps {
+            let limit = (repetition >= plan.warmup).then(limit);
+            let speed = run()?;
+            if let Some(limit) = limit {
+                series.speeds.push(speed);
+                series.limits.push(limit);
+            }
+            bar.inc(1);
+        }
+        Ok::<_, Error>(series)
+    };
+
+    let mut prefill = Vec::new();
+    for size in &plan.prefill {
+        bar.set_message(format!("prefill {size}"));
+        let prompt: Vec<u32> = text.clone().take(*size).collect();
+        let mut session = model.session(Some(*size));
+        let series = repeat(&|| int8_peak(isa, threads), &mut || {
+            session.truncate(0);
+            Ok(per_second(*size, generate(&mut session, &prompt, 1)?))
+        })?;
+        prefill.push((*size, series));
+    }
+
+    let deepest = plan.depths.last().copied().unwrap_or_default();
+    let mut session = model.session(Some(deepest + plan.decode));
+    let mut decode = Vec::new();
+    for depth in &plan.depths {
+        bar.set_message(format!("decode at {depth}"));
+        let prompt: Vec<u32> = text.clone().take(depth + 1).collect();
+        if *depth > 0 {
+            generate(&mut session, &prompt[..*depth], 1)?;
+        }
+        let series = repeat(&|| reading.bandwidth(isa), &mut || {
+            session.truncate(*depth);
+            Ok(per_second(plan.decode, generate(&mut session, &prompt, plan.decode)?))
+        })?;
+        decode.push((*depth, series));
+    }
+    bar.finish_and_clear();
+
+    // What the measurement reads was there from `before` on, and nothing of it earlier.
+    let after = peak_bytes().map(|bytes| bytes.saturating_sub(reading.bytes() as u64));
+    Ok(Measured { prefill, decode, peak_bytes: before.max(after) })
+}
+
+/// How long it takes to bring `prompt` into the session and write `tokens` more, as a user's program does it.
+fn generate(session: &mut Session<'_>, prompt: &[u32], tokens: usize) -> Result<Duration, Error> {
+    let greedy =
+        GenerationConfig { max_new_tokens: tokens, temperature: 0.0, ignore_eos: true, ..GenerationConfig::default() };
+    let mut generation = session.generate(prompt, &greedy)?;
+    let begin = Instant::now();
+    generation.try_for_each(|step| step.map(|_| ()))?;
+    Ok(begin.elapsed())
+}
+
+fn per_second(tokens: usize, time: Duration) -> f64 {
+    tokens as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// Tokens without end, the same every time: SplitMix64 (Steele et al., "Fast splittable pseudorandom number generators",
+/// OOPSLA 2014).
+fn random_tokens(vocab_size: usize) -> impl Iterator<Item = u32> + Clone {
+    (1u64..).map(move |i| {
+        let z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % vocab_size as u64) as u32
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_random_and_the_same_every_time() {
+        let tokens: Vec<u32> = random_tokens(100).take(1000).collect();
+        assert_eq!(tokens, random_tokens(100).take(1000).collect::<Vec<_>>());
+        let seen: std::collections::HashSet<_> = tokens.iter().collect();
+        assert_eq!(seen.len(), 100);
+    }
+
+    #[test]
+    fn a_share_is_formed_within_a_repetition() {
+        let series = Series { speeds: vec![10.0, 20.0, 10.0], limits: vec![100.0, 200.0, 50.0] };
+        assert_eq!(series.share(5.0), 0.5);
+    }
+}

@@ -1,0 +1,176 @@
+//! `bitnet bench`.
+
+mod compare;
+mod identity;
+mod measure;
+mod memory;
+mod plot;
+mod report;
+mod work;
+
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+use bitnet::model::Isa;
+use clap::Args;
+
+use super::CliError;
+use super::model_args::ModelArgs;
+use measure::{Plan, Series};
+use plot::Plot;
+use report::{Decode, Prefill, Report, Speed, median};
+use work::Work;
+
+/// Prompt sizes and depths that are measured when none are asked for, as far as the model's context goes.
+const PREFILL: usize = 512;
+const DEPTHS: [usize; 2] = [0, 2048];
+
+/// Measures how fast a model runs here, beside what this machine can do at most: how fast it reads memory, which bounds
+/// decoding, and how many int8 products it makes, which bounds prefill. Both are measured again before each repetition.
+#[derive(Args)]
+pub struct Bench {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Sizes of the prompts to read into an empty cache [default: 512, or the context if that is less]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    prefill: Vec<usize>,
+
+    /// Tokens to write at each depth, greedily
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    decode: usize,
+
+    /// Tokens that are in the cache before [default: 0,2048, as far as the context goes]
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    depth: Vec<usize>,
+
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one)]
+    reps: usize,
+
+    /// How often each is run before it is measured
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    warmup: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Measure nothing: compare what --json has printed into files, all with the first
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["json", "prefill", "depth"])]
+    compare: Option<Vec<PathBuf>>,
+
+    /// Draw decode speed over depth into an .svg or .png file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
+    /// Replace that file if it is there
+    #[arg(long, requires = "plot")]
+    overwrite: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_string()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl Bench {
+    pub fn run(self) -> Result<(), CliError> {
+        let plot = self.plot.as_deref().map(|file| Plot::new(file, self.overwrite)).transpose()?;
+        let lines = if let Some(files) = &self.compare {
+            let reports = files.iter().map(|file| Report::read(file)).collect::<Result<Vec<_>, _>>()?;
+            let names: Vec<_> = files.iter().map(|file| stem(file)).collect();
+            write!(stdout(), "{}", compare::table(&names, &reports))?;
+            names.into_iter().zip(reports).collect()
+        } else {
+            let report = self.measure()?;
+            let text = if self.json { report.to_json() + "\n" } else { report.to_text() };
+            write!(stdout(), "{text}")?;
+            vec![(report.title(), report)]
+        };
+        plot.map_or(Ok(()), |plot| plot.write(&lines))
+    }
+
+    fn measure(&self) -> Result<Report, CliError> {
+        let checkpoint = self.model.open()?;
+        let plan = self.plan(checkpoint.config().context_length)?;
+        let loaded = self.model.load()?;
+        let (isa, threads) = (Isa::active(), rayon::current_num_threads());
+        let measured = measure::run(loaded.language_model(), &plan, isa, threads)?;
+        let work = Work::of(&checkpoint);
+
+        let prefill = |(tokens, series): &(usize, Series)| Prefill {
+            tokens: *tokens,
+            speed: Speed::of(&series.speeds),
+            int8_peak_share: series.share(work.products_per_token() as f64),
+        };
+        let decode = |(depth, series): &(usize, Series)| {
+            // On average half of the tokens that are written are in the cache too.
+            let bytes_per_token = work.bytes_per_token(depth + plan.decode / 2);
+            Decode {
+                depth: *depth,
+                tokens: plan.decode,
+                speed: Speed::of(&series.speeds),
+                bandwidth_share: series.share(bytes_per_token as f64),
+                bytes_per_token,
+            }
+        };
+        let limit = |series: &[(usize, Series)]| {
+            let all: Vec<_> = series.iter().flat_map(|(_, series)| &series.limits).copied().collect();
+            median(&all)
+        };
+        Ok(Report {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            commit: option_env!("BITNET_COMMIT").map(str::to_string),
+            model: self.model.model.clone(),
+            model_hash: identity::model_hash(&checkpoint)?,
+            device: self.model.device.clone(),
+            isa: isa.name().to_string(),
+            threads,
+            weights: work.weight_order().to_string(),
+            repetitions: plan.reps,
+            load_seconds: loaded.load_time().as_secs_f64(),
+            peak_bytes: measured.peak_bytes,
+            bandwidth_bytes_per_second: limit(&measured.decode),
+            int8_peak_macs_per_second: limit(&measured.prefill),
+            prefill: measured.prefill.iter().map(prefill).collect(),
+            decode: measured.decode.iter().map(decode).collect(),
+        })
+    }
+
+    /// What to run on a model of this context.
+    fn plan(&self, context: usize) -> Result<Plan, CliError> {
+        let too_long = |flag: &str, tokens: usize, most: usize, with: String| {
+            Err(CliError::Usage(format!("{flag} {tokens}{with}: this model can have at most {most} tokens")))
+        };
+        let mut prefill = self.prefill.clone();
+        if prefill.is_empty() {
+            prefill.push(PREFILL.min(context));
+        }
+        if let Some(tokens) = prefill.iter().find(|tokens| **tokens > context) {
+            return too_long("--prefill", *tokens, context, String::new());
+        }
+        let Some(deepest) = context.checked_sub(self.decode) else {
+            return too_long("--decode", self.decode, context, String::new());
+        };
+        let mut depths = self.depth.clone();
+        if depths.is_empty() {
+            depths.extend(DEPTHS.map(|depth| depth.min(deepest)));
+        }
+        // In this order a cache need never be filled again; what is asked for twice is measured once.
+        depths.sort_unstable();
+        depths.dedup();
+        if let Some(depth) = depths.last().filter(|depth| **depth > deepest) {
+            return too_long("--depth", *depth, context, format!(" with --decode {}", self.decode));
+        }
+        Ok(Plan { prefill, depths, decode: self.decode, reps: self.reps, warmup: self.warmup })
+    }
+}
+
+/// The name of a file, without its folder and ending.
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,181 @@
+//! What was measured, as JSON and as text.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use indicatif::DecimalBytes;
+use serde::{Deserialize, Serialize};
+
+use super::CliError;
+use crate::cli::note::spelled_out;
+
+/// One run of `bitnet bench`.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    /// Of the program.
+    pub version: String,
+    /// The commit that was checked out when the program was built.
+    pub commit: Option<String>,
+    /// As the user named it.
+    pub model: String,
+    /// See [`super::identity::model_hash`].
+    pub model_hash: String,
+    /// As `--device` names it.
+    pub device: String,
+    /// Instruction set of the kernels.
+    pub isa: String,
+    pub threads: usize,
+    /// How the ternary weights lie in memory.
+    pub weights: String,
+    pub repetitions: usize,
+    pub load_seconds: f64,
+    /// The most memory that the process took; `None` where the system does not tell.
+    pub peak_bytes: Option<u64>,
+    /// Plain reading by all threads, the median over the run.
+    pub bandwidth_bytes_per_second: f64,
+    /// Products in registers by all threads, the median over the run.
+    pub int8_peak_macs_per_second: f64,
+    pub prefill: Vec<Prefill>,
+    pub decode: Vec<Decode>,
+}
+
+/// A prompt read into an empty cache.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Prefill {
+    pub tokens: usize,
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Products of the ternary linears, as a share of what the machine made just before.
+    pub int8_peak_share: f64,
+}
+
+/// Tokens written after `depth` others.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Decode {
+    pub depth: usize,
+    pub tokens: usize,
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Bytes that must be read, as a share of what the machine read just before.
+    pub bandwidth_share: f64,
+    pub bytes_per_token: u64,
+}
+
+/// Tokens a second over the repetitions.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Speed {
+    /// The median.
+    pub tokens_per_second: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Speed {
+    pub fn of(speeds: &[f64]) -> Self {
+        Self {
+            tokens_per_second: median(speeds),
+            min: speeds.iter().copied().fold(f64::INFINITY, f64::min),
+            max: speeds.iter().copied().fold(0.0, f64::max),
+        }
+    }
+}
+
+/// The middle value, or the mean of the two in the middle; 0 of nothing.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    match (values.get(low), values.get(high)) {
+        (Some(low), Some(high)) => (low + high) / 2.0,
+        _ => 0.0,
+    }
+}
+
+impl Report {
+    /// What `--json` has printed into a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else.
+    pub fn read(path: &Path) -> Result<Self, CliError> {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| CliError::Read { path: path.to_path_buf(), error })?;
+        serde_json::from_str(&text).map_err(|error| {
+            CliError::Usage(format!("{}: not the output of bitnet bench --json: {error}", path.display()))
+        })
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("names and numbers are JSON")
+    }
+
+    /// Model, instruction set and threads in a few words.
+    pub fn title(&self) -> String {
+        let threads = if self.threads == 1 { "thread" } else { "threads" };
+        let name = Path::new(&self.model).file_name().map_or(self.model.as_str().into(), |name| name.to_string_lossy());
+        format!("{name}, {}, {} {threads}", self.isa, self.threads)
+    }
+
+    /// The commit, if it is known.
+    pub fn commit(&self) -> &str {
+        self.commit.as_deref().unwrap_or("unknown")
+    }
+
+    /// The beginning of the model's hash.
+    pub fn short_hash(&self) -> &str {
+        self.model_hash.get(..12).unwrap_or(&self.model_hash)
+    }
+
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |line: String| writeln!(text, "{}", spelled_out(&line)).expect("a string takes all");
+        line(format!("bitnet {}, commit {}: {} on {}", self.version, self.commit(), self.title(), self.device));
+        line(format!("model {}, weights in {}", self.short_hash(), self.weights));
+        line(format!(
+            "machine: reads {}/s, makes {:.1} G int8 products/s",
+            DecimalBytes(self.bandwidth_bytes_per_second as u64),
+            self.int8_peak_macs_per_second / 1e9
+        ));
+        let peak = self.peak_bytes.map_or("unknown".to_string(), |bytes| DecimalBytes(bytes).to_string());
+        line(format!("load {:.3} s, peak memory {peak}", self.load_seconds));
+        line(String::new());
+        line(format!("{:24}{:>10}  (min to max of {})", "", "tokens/s", self.repetitions));
+        for run in &self.prefill {
+            line(format!(
+                "{:24}{}  {:4.1} % of the int8 peak",
+                format!("prefill {}", run.tokens),
+                run.speed.to_text(),
+                100.0 * run.int8_peak_share
+            ));
+        }
+        for run in &self.decode {
+            line(format!(
+                "{:24}{}  {:4.1} % of the bandwidth, {} a token",
+                format!("decode {} after {}", run.tokens, run.depth),
+                run.speed.to_text(),
+                100.0 * run.bandwidth_share,
+                DecimalBytes(run.bytes_per_token),
+            ));
+        }
+        text
+    }
+}
+
+impl Speed {
+    fn to_text(self) -> String {
+        let spread = format!("({:.2} to {:.2})", self.min, self.max);
+        format!("{:>10.2}  {spread:22}", self.tokens_per_second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0]), 3.0);
+        assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), 3.0);
+    }
+}
