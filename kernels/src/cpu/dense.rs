@@ -120,28 +120,25 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
         return out.fill(0.0);
     }
     let rows_at_once = parallel::rows_per_task(rows, 8);
-    let run = |task: usize, out: &mut [f32]| {
+    let out = parallel::Parts::new(out);
+    parallel::tasks(rows.div_ceil(rows_at_once), tokens * rows * cols, |task| {
         let mut buffer = Vec::new();
-        for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
-            let n = task * rows_at_once + i;
-            if let [out] = out {
-                *out = w.dot(isa, n, x, &mut buffer);
+        for n in task * rows_at_once..rows.min((task + 1) * rows_at_once) {
+            let put = |token: usize, y: f32| {
+                let at = token * rows + n;
+                // SAFETY: a row is written by its task alone.
+                unsafe { out.write(at, y) };
+            };
+            if tokens == 1 {
+                put(0, w.dot(isa, n, x, &mut buffer));
                 continue;
             }
             let row = w.row(n, &mut buffer);
-            for (x, out) in x.chunks_exact(cols).zip(out) {
-                *out = lanes::dot(isa, x, row);
+            for (token, x) in x.chunks_exact(cols).enumerate() {
+                put(token, lanes::dot(isa, x, row));
             }
         }
-    };
-    let work = tokens * rows * cols;
-    if tokens == 1 {
-        parallel::chunks(out, rows_at_once, work, run);
-    } else {
-        let mut by_row = vec![0f32; out.len()];
-        parallel::chunks(&mut by_row, rows_at_once * tokens, work, run);
-        parallel::transpose(&by_row, tokens, out, rows);
-    }
+    });
 }
 
 fn decode_f16(bytes: &[u8], row: &mut [f32]) {

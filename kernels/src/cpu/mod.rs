@@ -1,9 +1,10 @@
 //! Slice kernels of the CPU backends.
 //!
-//! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current `rayon` pool.
+//! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current [`pool`].
 //! Results do not depend on either: integers are exact, and floats are added in one fixed order (see `lanes.rs`), so a
 //! model gives the same text on one machine, whatever the instruction set and the number of threads.
 
+mod activations;
 pub mod attention;
 pub mod dense;
 pub mod gate;
@@ -11,8 +12,10 @@ pub mod isa;
 mod lanes;
 pub mod norm;
 mod parallel;
+pub mod pool;
 pub mod rope;
 pub mod ternary;
+pub mod tiles;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
