@@ -140,7 +140,8 @@ fn matrices_of_one_input_are_what_each_is_alone() {
     let (cols, tokens) = (320, 6);
     let x = activations(tokens, cols, 3);
     let groups = [None, Some(64), Some(0), Some(64), Some(128)];
-    let matrices: Vec<_> = groups.iter().zip(1u64..).map(|(g, seed)| matrix(20 * seed as usize, cols, *g, seed)).collect();
+    let matrices: Vec<_> =
+        groups.iter().zip(1u64..).map(|(g, seed)| matrix(20 * seed as usize, cols, *g, seed)).collect();
     let views: Vec<_> = matrices.iter().map(view).collect();
     for isa in Isa::available() {
         let mut out: Vec<Vec<f32>> = matrices.iter().map(|m| vec![0f32; tokens * m.rows()]).collect();

@@ -120,10 +120,6 @@ impl Activations {
         self.scales.len()
     }
 
-    pub(crate) fn cols(&self) -> usize {
-        self.cols
-    }
-
     /// Columns that are summed as one integer.
     pub(crate) fn segment(&self) -> usize {
         self.segment

@@ -43,10 +43,7 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 
 /// # Panics
 /// When a tile is not 16 words, or `x` not `4 T` lanes, for each word of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(crate) unsafe fn dots<const M: usize, const T: usize>(
-    tiles: [&[u32]; M],
-    x: &[u32],
-) -> [[[i32; TILE_ROWS]; T]; M] {
+pub(crate) unsafe fn dots<const M: usize, const T: usize>(tiles: [&[u32]; M], x: &[u32]) -> [[[i32; TILE_ROWS]; T]; M] {
     let words = x.len() / (4 * T);
     assert!(tiles.iter().all(|tile| tile.len() == TILE_ROWS * words) && x.len() == 4 * T * words, "lanes");
     let mask = _mm512_set1_epi8(3);

@@ -143,17 +143,17 @@ impl IsaError {
 /// `fn name(isa, args) -> result = body` needs `body` to be `#[inline(always)]`. Floats stay the same to the bit: the
 /// compiler may use wider vectors, but neither another order of additions nor fused ones.
 macro_rules! on_each_isa {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:expr) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $generic:ident: $gtype:ty>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:expr) => {
         $(#[$meta])*
-        $vis fn $name $(<$generic: $bound>)? (isa: $crate::cpu::isa::Isa, $($arg: $type),*) $(-> $result)? {
+        $vis fn $name $(<const $generic: $gtype>)? (isa: $crate::cpu::isa::Isa, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
-            fn avx512 $(<$generic: $bound>)? ($($arg: $type),*) $(-> $result)? {
+            fn avx512 $(<const $generic: $gtype>)? ($($arg: $type),*) $(-> $result)? {
                 $body($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,f16c")]
-            fn avx2 $(<$generic: $bound>)? ($($arg: $type),*) $(-> $result)? {
+            fn avx2 $(<const $generic: $gtype>)? ($($arg: $type),*) $(-> $result)? {
                 $body($($arg),*)
             }
             match isa {

@@ -7,8 +7,10 @@
 mod activations;
 pub mod attention;
 pub mod dense;
+mod exp;
 pub mod gate;
 pub mod isa;
+pub mod kv_cache;
 mod lanes;
 pub mod norm;
 mod parallel;

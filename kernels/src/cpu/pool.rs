@@ -363,7 +363,9 @@ mod tests {
             let payload = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_err();
             assert!(payload.downcast_ref::<&str>().is_some_and(|text| text.contains("sixty")));
             let count = AtomicUsize::new(0);
-            pool.for_each(50, &|_| drop(count.fetch_add(1, Ordering::Relaxed)));
+            pool.for_each(50, &|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
             assert_eq!(count.into_inner(), 50);
         }
     }
