@@ -15,6 +15,7 @@ mod lanes;
 pub mod norm;
 mod parallel;
 pub mod pool;
+mod q6_k;
 pub mod rope;
 pub mod ternary;
 pub mod tiles;
