@@ -4,6 +4,9 @@ use std::arch::x86_64::*;
 
 use super::tiles::TILE_ROWS;
 
+/// Words between what is used and what is fetched: four kilobytes, the time that memory takes to answer.
+const PREFETCH: usize = 1024;
+
 /// `sum(code * x)` of 16 rows for one token: the loop of a decode step, which should cost no more than reading the words.
 ///
 /// # Safety
@@ -22,7 +25,7 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 
         // address that need not exist.
         unsafe {
             let bytes = tile.as_ptr().add(TILE_ROWS * k);
-            _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(16 * TILE_ROWS).cast());
+            _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
             let codes = unpack(_mm512_loadu_si512(bytes.cast()));
             for (p, sum) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_epi32(x.as_ptr().add(4 * k + p).read().cast_signed());

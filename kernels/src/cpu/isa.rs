@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust.
     Scalar,
-    /// x86-64 with AVX2 and F16C (Intel Haswell, AMD Zen).
+    /// x86-64 with AVX2, FMA and F16C (Intel Haswell, AMD Zen).
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake, AMD Zen 4).
     Avx512Vnni,
@@ -38,7 +38,9 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => {
                 is_x86_feature_detected!("avx512f")
@@ -47,6 +49,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "aarch64")]

@@ -1,10 +1,11 @@
 //! How keys and values lie in a KV cache.
 //!
 //! The cache of one head is a row of blocks of 16 positions, in 32-bit words. A block of keys has the positions side by
-//! side, so that 16 scores grow together and no sum crosses lanes; a block of values has each position's values in a row.
+//! side, so that 16 scores grow together and no sum crosses lanes; a block of values has 32 values of each position in a
+//! row, so that the threads can share a head by its elements, each reading in one line.
 //!
 //! ```text
-//! keys    [head_dim][16 positions]      values    [16 positions][head_dim]
+//! keys    [head_dim][16 positions]      values    [head_dim / 32][16 positions][32]
 //! ```
 //!
 //! An int8 block begins with 16 scales in f32, one a position: a value is `code * scale`, with `scale = max|x| / 127`.
@@ -18,6 +19,9 @@ use super::parallel::{self, Parts};
 
 /// Positions of a block.
 pub const BLOCK: usize = 16;
+
+/// Values of a position that lie together; the last of a head can be fewer.
+pub const VALUES: usize = 32;
 
 /// How a KV cache stores its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -93,7 +97,7 @@ pub struct CacheShape {
 pub enum CacheSide {
     /// `[head_dim][16 positions]`.
     Keys,
-    /// `[16 positions][head_dim]`.
+    /// `[head_dim / 32][16 positions][32]`.
     Values,
 }
 
@@ -137,7 +141,10 @@ impl CacheShape {
 fn put(format: CacheFormat, side: CacheSide, row: &[f32], block: &mut [u32], lane: usize) {
     let at = |d: usize| match side {
         CacheSide::Keys => d * BLOCK + lane,
-        CacheSide::Values => lane * row.len() + d,
+        CacheSide::Values => {
+            let first = d / VALUES * VALUES;
+            first * BLOCK + lane * VALUES.min(row.len() - first) + d - first
+        }
     };
     match format {
         CacheFormat::F32 => row.iter().enumerate().for_each(|(d, x)| block[at(d)] = x.to_bits()),

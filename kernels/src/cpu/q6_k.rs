@@ -27,6 +27,10 @@ const CHUNK: usize = 64;
 /// Largest magnitude of an activation's integer: its high byte stays within 127.
 const LARGEST: f32 = 16_256.0;
 
+/// Bytes between what is used and what is fetched.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH: usize = 20 * BLOCK_BYTES;
+
 const LANES: usize = CHUNK / 4;
 
 /// The activations of one token.
@@ -132,7 +136,7 @@ fn integers(block: &[u8; BLOCK_BYTES], x: &Split) -> [i32; LANES] {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, LANES, Split, scale};
+    use super::{BLOCK_BYTES, LANES, PREFETCH, Split, scale};
 
     /// Adds the products of all blocks of a row to `sums`.
     ///
@@ -153,9 +157,9 @@ mod avx512 {
             // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
             unsafe {
                 let bytes = block.as_ptr();
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES + 64).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES + 128).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
                 let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.add(192).cast()));
                 let mut integers = _mm512_setzero_si512();
                 for half in 0..2 {
@@ -199,7 +203,7 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, LANES, Split, scale};
+    use super::{BLOCK_BYTES, LANES, PREFETCH, Split, scale};
 
     /// Adds the products of all blocks of a row to `sums`.
     ///
@@ -218,9 +222,9 @@ mod avx2 {
             // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
             unsafe {
                 let bytes = block.as_ptr();
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES + 64).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(8 * BLOCK_BYTES + 128).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
+                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
                 let mut integers = [_mm256_setzero_si256(); 2];
                 for half in 0..2 {
                     let low = [

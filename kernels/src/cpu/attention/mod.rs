@@ -2,18 +2,25 @@
 //!
 //! Up to eight query rows that read the same head of the cache are worked on together, so that a key or value is read and
 //! widened once for all of them. A score is a sum over the head's elements in their order, and an output a sum over the
-//! positions in theirs, whatever the number of threads, rows and lanes; so is every result.
+//! positions in theirs, each step rounded once (a fused multiply-add), whatever the number of threads, rows and lanes. So
+//! is every result.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::cell::Cell;
 
 use super::exp::exp;
 use super::isa::{Isa, on_each_isa};
-use super::kv_cache::{BLOCK, CacheFormat, CacheShape};
+use super::kv_cache::{BLOCK, CacheFormat, CacheShape, VALUES};
 use super::parallel::{self, Parts};
 
 /// Query rows that are worked on together.
 const ROWS: usize = 8;
 
-/// Elements of a head that are summed together.
-const WIDTH: usize = 32;
+/// Elements of a head that are summed together: those whose values lie together.
+const WIDTH: usize = VALUES;
 
 /// From so many positions on, the work of a few rows is split over the threads in three steps.
 const LONG: usize = 256;
@@ -129,9 +136,12 @@ impl Call<'_> {
     /// Everything about some rows, on one thread.
     fn whole(&self, rows: Rows) {
         let stride = self.positions(rows).next_multiple_of(BLOCK);
-        let mut scores = vec![0f32; rows.count * stride];
+        with_scratch(rows.count * stride, |scores| self.whole_with(rows, stride, scores));
+    }
+
+    fn whole_with(&self, rows: Rows, stride: usize, scores: &mut [f32]) {
         {
-            let parts = Parts::new(&mut scores);
+            let parts = Parts::new(scores);
             // SAFETY: nobody else has these scores.
             unsafe { self.scores(rows, 0, stride / BLOCK, stride, &parts) };
         }
@@ -139,7 +149,7 @@ impl Call<'_> {
             softmax(self.isa, scores, self.positions_of(rows.first + i));
         }
         for from in (0..self.cache.head_dim).step_by(WIDTH) {
-            self.weighted(rows, &scores, stride, from);
+            self.weighted(rows, scores, stride, from);
         }
     }
 
@@ -147,14 +157,18 @@ impl Call<'_> {
     fn in_steps(&self, groups: &[Rows], work: usize) {
         let stride = (self.shape.start + 1).next_multiple_of(BLOCK);
         let first_score = |i: usize| groups[..i].iter().map(|rows| rows.count).sum::<usize>() * stride;
-        let mut scores = vec![0f32; first_score(groups.len())];
+        with_scratch(first_score(groups.len()), |scores| self.in_steps_with(groups, work, stride, scores));
+    }
+
+    fn in_steps_with(&self, groups: &[Rows], work: usize, stride: usize, scores: &mut [f32]) {
+        let first_score = |i: usize| groups[..i].iter().map(|rows| rows.count).sum::<usize>() * stride;
         let blocks = stride / BLOCK;
         let parts_of_row = blocks.div_ceil(BLOCKS_A_TASK);
-        let shared = Parts::new(&mut scores);
+        let shared = Parts::new(scores);
         parallel::tasks(groups.len() * parts_of_row, work, |task| {
             let (i, part) = (task / parts_of_row, task % parts_of_row);
             let end = blocks.min((part + 1) * BLOCKS_A_TASK);
-            let mut own = vec![0f32; groups[i].count * BLOCKS_A_TASK * BLOCK];
+            let mut own = [0f32; ROWS * BLOCKS_A_TASK * BLOCK];
             let width = (end - part * BLOCKS_A_TASK) * BLOCK;
             let own = &mut own[..groups[i].count * width];
             // SAFETY: nobody else has `own`, and each task copies it to scores of its own.
@@ -166,7 +180,7 @@ impl Call<'_> {
                 }
             }
         });
-        parallel::chunks(&mut scores, stride, work, |_, scores| softmax(self.isa, scores, self.shape.start + 1));
+        parallel::chunks(scores, stride, work, |_, scores| softmax(self.isa, scores, self.shape.start + 1));
         let widths = self.cache.head_dim.div_ceil(WIDTH);
         parallel::tasks(groups.len() * widths, work, |task| {
             let (i, part) = (task / widths, task % widths);
@@ -236,6 +250,21 @@ impl Call<'_> {
     }
 }
 
+/// Calls `f` with `len` floats of no particular value, which this thread keeps for the next call: fresh memory of this size
+/// costs the system more than attention does.
+fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = f(&mut scratch[..len]);
+    SCRATCH.set(scratch);
+    result
+}
+
 /// Some elements of a head.
 #[derive(Clone, Copy)]
 struct Place {
@@ -244,6 +273,7 @@ struct Place {
     width: usize,
 }
 
+/// `out[row][position] = scale * sum_d q[row][d] * k[position][d]`, for whole blocks of positions.
 fn scores_of<const R: usize>(
     isa: Isa,
     format: CacheFormat,
@@ -252,13 +282,18 @@ fn scores_of<const R: usize>(
     scale: f32,
     out: &mut [f32],
 ) {
-    match format {
-        CacheFormat::F32 => scores_f32(isa, q, blocks, scale, out),
-        CacheFormat::F16 => scores_f16(isa, q, blocks, scale, out),
-        CacheFormat::Int8 => scores_int8(isa, q, blocks, scale, out),
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
+        Isa::Avx512Vnni => unsafe { x86::scores_avx512(format, q, blocks, scale, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::scores_avx2(format, q, blocks, scale, out) },
+        _ => portable::scores(format, q, blocks, scale, out),
     }
 }
 
+/// `sums[row][i] = sum_position p[row][position] * v[position][from + i]`.
 fn weighted_of<const R: usize>(
     isa: Isa,
     format: CacheFormat,
@@ -266,10 +301,14 @@ fn weighted_of<const R: usize>(
     values: &[u32],
     place: Place,
 ) -> [[f32; WIDTH]; R] {
-    match format {
-        CacheFormat::F32 => weighted_f32(isa, p, values, place),
-        CacheFormat::F16 => weighted_f16(isa, p, values, place),
-        CacheFormat::Int8 => weighted_int8(isa, p, values, place),
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
+        Isa::Avx512Vnni if place.width == WIDTH => unsafe { x86::weighted_avx512(format, p, values, place) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 if place.width == WIDTH => unsafe { x86::weighted_avx2(format, p, values, place) },
+        _ => portable::weighted(format, p, values, place),
     }
 }
 
@@ -303,120 +342,4 @@ fn softmax_body(scores: &mut [f32], positions: usize) {
     }
     let inverse = 1.0 / sums.into_iter().sum::<f32>();
     scores.iter_mut().for_each(|x| *x *= inverse);
-}
-
-/// The kernels of one cache format: `$wide` makes a float of what is stored.
-macro_rules! kernels {
-    ($scores:ident, $scores_body:ident, $weighted:ident, $weighted_body:ident, $stored:ty, $format:expr, $wide:expr) => {
-        on_each_isa! {
-            fn $scores<const R: usize>(q: [&[f32]; R], blocks: &[u32], scale: f32, out: &mut [f32]) = $scores_body
-        }
-
-        /// `out[row][position] = scale * sum_d q[row][d] * k[position][d]`.
-        #[inline(always)]
-        fn $scores_body<const R: usize>(q: [&[f32]; R], blocks: &[u32], scale: f32, out: &mut [f32]) {
-            let head_dim = q[0].len();
-            let stride = out.len() / R;
-            for (b, block) in blocks.chunks_exact($format.block_words(head_dim)).enumerate() {
-                let (scales, codes) = split($format, block);
-                let codes: &[$stored] = bytemuck::cast_slice(codes);
-                let mut sums = [[0f32; BLOCK]; R];
-                for (d, k) in codes.as_chunks::<BLOCK>().0.iter().enumerate() {
-                    let k: [f32; BLOCK] = k.map($wide);
-                    for r in 0..R {
-                        let q = q[r][d];
-                        for lane in 0..BLOCK {
-                            sums[r][lane] += q * k[lane];
-                        }
-                    }
-                }
-                for (r, sums) in sums.iter().enumerate() {
-                    let out = &mut out[r * stride + b * BLOCK..][..BLOCK];
-                    for lane in 0..BLOCK {
-                        let of_position = scales.map_or(1.0, |scales| f32::from_bits(scales[lane]));
-                        out[lane] = sums[lane] * of_position * scale;
-                    }
-                }
-            }
-        }
-
-        on_each_isa! {
-            fn $weighted<const R: usize>(p: [&[f32]; R], values: &[u32], place: Place) -> [[f32; WIDTH]; R] = $weighted_body
-        }
-
-        /// `sums[row][i] = sum_position p[row][position] * v[position][from + i]`.
-        #[inline(always)]
-        fn $weighted_body<const R: usize>(p: [&[f32]; R], values: &[u32], place: Place) -> [[f32; WIDTH]; R] {
-            let Place { head_dim, from, width } = place;
-            let mut sums = [[0f32; WIDTH]; R];
-            let positions = p[0].len();
-            for (b, block) in values.chunks_exact($format.block_words(head_dim)).enumerate() {
-                let first = b * BLOCK;
-                if first >= positions {
-                    break;
-                }
-                let (scales, codes) = split($format, block);
-                let codes: &[$stored] = bytemuck::cast_slice(codes);
-                for position in first..positions.min(first + BLOCK) {
-                    let v = &codes[(position - first) * head_dim + from..][..width];
-                    let of_position = scales.map_or(1.0, |scales| f32::from_bits(scales[position - first]));
-                    let mut wide = [0f32; WIDTH];
-                    match v.as_array::<WIDTH>() {
-                        Some(v) => wide = v.map($wide),
-                        None => wide.iter_mut().zip(v).for_each(|(wide, v)| *wide = $wide(*v)),
-                    }
-                    for r in 0..R {
-                        let p = p[r][position] * of_position;
-                        for i in 0..WIDTH {
-                            sums[r][i] += p * wide[i];
-                        }
-                    }
-                }
-            }
-            sums
-        }
-    };
-}
-
-kernels!(scores_f32, scores_f32_body, weighted_f32, weighted_f32_body, u32, CacheFormat::F32, f32::from_bits);
-kernels!(scores_f16, scores_f16_body, weighted_f16, weighted_f16_body, u16, CacheFormat::F16, from_f16);
-kernels!(scores_int8, scores_int8_body, weighted_int8, weighted_int8_body, i8, CacheFormat::Int8, f32::from);
-
-/// The scales of a block, if it has some, and its codes.
-#[inline(always)]
-fn split(format: CacheFormat, block: &[u32]) -> (Option<&[u32]>, &[u32]) {
-    match format {
-        CacheFormat::Int8 => {
-            let (scales, codes) = block.split_at(BLOCK);
-            (Some(scales), codes)
-        }
-        CacheFormat::F32 | CacheFormat::F16 => (None, block),
-    }
-}
-
-/// The value of an IEEE half, in operations that every instruction set has for whole vectors.
-#[inline(always)]
-fn from_f16(half: u16) -> f32 {
-    // The exponent of a half moved to that of a float is too small by 112.
-    const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
-    let half = u32::from(half);
-    let size = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
-    let endless = if half & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(size.to_bits() | endless | (half & 0x8000) << 16)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_half_has_its_value() {
-        for bits in 0..=u16::MAX {
-            let (ours, exact) = (from_f16(bits), half::f16::from_bits(bits).to_f32());
-            assert!(
-                ours.to_bits() == exact.to_bits() || (ours.is_nan() && exact.is_nan()),
-                "{bits:#x}: {ours} {exact}"
-            );
-        }
-    }
 }
