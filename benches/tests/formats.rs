@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_benches::generate::{self, FloatType, Format, RandomModel, Role, Shape, Vocabulary};
+use bitnet_benches::generate::{
+    self, Architecture, Embedding, Format, GenerateError, RandomModel, Role, Shape, Storage, Vocabulary,
+};
 use bitnet_format::{Activation, Checkpoint, GgufTokenizer, Metadata, StorageType, TokenizerSource};
 use bitnet_ternary::Packing;
 use bitnet_text::{GgufVocabulary, HfTokenizer, Message, Role as Speaker, TemplateOrigin, Tokenizer};
@@ -15,18 +17,17 @@ fn tiny(vocabulary: Vocabulary) -> RandomModel {
 }
 
 /// Writes a model into `folder` and gives its path.
-fn write(model: &RandomModel, format: Format, embedding: FloatType, folder: &Path) -> PathBuf {
-    let name = format!("{format:?}-{embedding:?}.gguf");
-    let path = folder.join(if format == Format::HfPacked { name.trim_end_matches(".gguf") } else { &name });
+fn write(model: &RandomModel, storage: Storage, folder: &Path) -> PathBuf {
+    let path = folder.join(if storage.format == Format::HfPacked { "model" } else { "model.gguf" });
     let mut written = 0;
-    generate::write_model(model, format, embedding, &path, false, &mut |weights| written += weights).unwrap();
+    generate::write_model(model, storage, &path, false, &mut |weights| written += weights).unwrap();
     assert_eq!(written, model.parameters());
     path
 }
 
-fn open(model: &RandomModel, format: Format, embedding: FloatType) -> Checkpoint {
+fn open(model: &RandomModel, storage: impl Into<Storage>) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
-    bitnet_format::open(write(model, format, embedding, folder.path())).unwrap()
+    bitnet_format::open(write(model, storage.into(), folder.path())).unwrap()
 }
 
 fn gguf_keys(checkpoint: &Checkpoint) -> Vec<String> {
@@ -77,9 +78,9 @@ fn vocabulary(files: GgufTokenizer, architecture: &str) -> GgufVocabulary {
 fn every_storage_holds_the_generated_model() {
     let model = tiny(Vocabulary::small());
     let mut embeddings = Vec::new();
-    for format in [Format::I2s, Format::Tq2_0, Format::HfPacked] {
-        for embedding in [FloatType::F16, FloatType::Bf16] {
-            let checkpoint = open(&model, format, embedding);
+    for format in [Format::I2s, Format::Tq2_0, Format::Iq2Bn, Format::Iq2BnR4, Format::HfPacked] {
+        for embedding in [Embedding::F16, Embedding::Bf16] {
+            let checkpoint = open(&model, Storage { embedding, ..format.into() });
             for tensor in model.tensors() {
                 let (name, what) = (tensor.name(), format!("{} as {format:?}", tensor.module));
                 match tensor.role {
@@ -104,10 +105,52 @@ fn every_storage_holds_the_generated_model() {
 fn linears_are_stored_as_asked() {
     let model = tiny(Vocabulary::small());
     let name = "model.layers.1.mlp.down_proj.weight";
-    let dtype = |format| open(&model, format, FloatType::F16).info(name).unwrap().dtype;
+    let dtype = |format: Format| open(&model, format).info(name).unwrap().dtype;
     assert_eq!(dtype(Format::I2s), StorageType::Ternary(Packing::I2S));
     assert_eq!(dtype(Format::Tq2_0), StorageType::Ternary(Packing::Tq2_0));
+    assert_eq!(dtype(Format::Iq2Bn), StorageType::Ternary(Packing::Iq2Bn));
+    assert_eq!(dtype(Format::Iq2BnR4), StorageType::Ternary(Packing::Iq2BnR4));
     assert_eq!(dtype(Format::HfPacked), StorageType::U8);
+}
+
+#[test]
+fn a_q6_k_embedding_is_the_same_one_rounded() {
+    let model = tiny(Vocabulary::small());
+    let name = "model.embed_tokens.weight";
+    let [exact, rounded] = [Embedding::F16, Embedding::Q6K]
+        .map(|embedding| open(&model, Storage { embedding, ..Format::I2s.into() }))
+        .map(|checkpoint| (checkpoint.info(name).unwrap().dtype, checkpoint.floats(name).unwrap()));
+    assert_eq!((exact.0, rounded.0), (StorageType::F16, StorageType::Q6_K));
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let error = squares(&mut exact.1.iter().zip(&rounded.1).map(|(a, b)| a - b));
+    let relative = (error / squares(&mut exact.1.iter().copied())).sqrt();
+    assert!((0.005..0.03).contains(&relative), "{relative}");
+}
+
+#[test]
+fn a_folder_has_neither_blocks_nor_another_architecture() {
+    let model = tiny(Vocabulary::small());
+    let folder = tempfile::tempdir().unwrap();
+    let usual = Storage::from(Format::HfPacked);
+    for (storage, word) in [
+        (Storage { embedding: Embedding::Q6K, ..usual }, "Q6_K"),
+        (Storage { architecture: Architecture::Bitnet, ..usual }, "architecture"),
+    ] {
+        let written = generate::write_model(&model, storage, &folder.path().join("model"), false, &mut |_| ());
+        let error = written.unwrap_err();
+        assert!(matches!(error, GenerateError::NotInFolder { .. }) && error.to_string().contains(word), "{error}");
+    }
+}
+
+/// The name that llama.cpp knows stands for another activation, unless there is a key that says which.
+#[test]
+fn the_older_architecture_is_the_same_model() {
+    let model = tiny(Vocabulary::small());
+    let storage = Storage { architecture: Architecture::Bitnet, ..Format::Tq2_0.into() };
+    let [old, new] = [storage, Format::Tq2_0.into()].map(|storage| open(&model, storage).config().clone());
+    assert_eq!((old.architecture.as_str(), new.architecture.as_str()), ("bitnet", "bitnet-b1.58"));
+    assert_eq!(old.activation, Activation::Relu2);
+    assert_eq!((old.hidden_size, old.num_layers, old.rope_theta), (new.hidden_size, new.num_layers, new.rope_theta));
 }
 
 #[test]
@@ -117,7 +160,7 @@ fn configurations_are_those_of_2b_4t() {
         vocabulary: Vocabulary::small(),
         seed: 0,
     };
-    let [gguf, hf] = [Format::I2s, Format::HfPacked].map(|f| open(&model, f, f.usual_embedding()).config().clone());
+    let [gguf, hf] = [Format::I2s, Format::HfPacked].map(|format| open(&model, format).config().clone());
     for config in [&gguf, &hf] {
         assert_eq!((config.hidden_size, config.intermediate_size, config.num_layers), (512, 768, 1));
         assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (4, 1, 128));
@@ -136,7 +179,7 @@ fn configurations_are_those_of_2b_4t() {
 fn keys_and_tokenizer_of_the_real_size() {
     let shape = Shape { name: "thin", layers: 1, hidden: 64, ffn: 64, heads: 1, kv_heads: 1, context: 4096 };
     let model = RandomModel { shape, vocabulary: Vocabulary::real_size(), seed: 0 };
-    let checkpoint = open(&model, Format::I2s, FloatType::F16);
+    let checkpoint = open(&model, Format::I2s);
     let tokenizer = tokenizer(&checkpoint);
     assert_eq!((tokenizer.vocab_size(), tokenizer.bos()), (128_256, Some(128_000)));
     assert_eq!(tokenizer.id("<|eot_id|>"), Some(128_009));
@@ -176,7 +219,7 @@ fn keys_and_tokenizer_of_the_real_size() {
 
 #[test]
 fn a_small_vocabulary_names_its_pre_tokenizer() {
-    let keys = gguf_keys(&open(&tiny(Vocabulary::small()), Format::Tq2_0, FloatType::F16));
+    let keys = gguf_keys(&open(&tiny(Vocabulary::small()), Format::Tq2_0));
     assert_eq!(keys.len(), 25);
     assert_eq!(keys[15], "tokenizer.ggml.pre");
 }
@@ -184,7 +227,7 @@ fn a_small_vocabulary_names_its_pre_tokenizer() {
 #[test]
 fn tokenizers_of_both_containers_agree_and_round_trip() {
     let model = tiny(Vocabulary::small());
-    let [gguf, hf] = [Format::I2s, Format::HfPacked].map(|f| tokenizer(&open(&model, f, f.usual_embedding())));
+    let [gguf, hf] = [Format::I2s, Format::HfPacked].map(|format| tokenizer(&open(&model, format)));
     let every_ascii: String = (0..128).map(char::from).collect();
     for text in [TEXT, &every_ascii, "naïve 日本語 🚀"] {
         let ids = gguf.encode(text, true).unwrap();
@@ -207,7 +250,7 @@ fn chat_templates_are_the_placeholder_in_gguf_and_the_real_one_beside_safetensor
     let model = tiny(Vocabulary::small());
     let messages = [Message::new(Speaker::User, " How are you? ")];
     for format in [Format::I2s, Format::HfPacked] {
-        let tokenizer = tokenizer(&open(&model, format, format.usual_embedding()));
+        let tokenizer = tokenizer(&open(&model, format));
         let template = tokenizer.chat_template().unwrap();
         let text = template.render(&messages, true).unwrap();
         assert_eq!(text, "User: How are you?<|eot_id|>Assistant: ");

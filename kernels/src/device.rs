@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 
 use crate::cpu::isa::Isa;
+use crate::cpu::tiles::WeightOrder;
 
 /// A backend that `--device` can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,13 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
         #[allow(unreachable_patterns)]
         absent => Err(DeviceError::NotCompiledIn(absent.name())),
     }
+}
+
+/// The order of packed words that the kernels of a device stream best.
+pub fn weight_order(device: &Device) -> WeightOrder {
+    let kinds = DeviceKind::ALL.into_iter().filter(|kind| kind.is_compiled_in());
+    let native = kinds.filter_map(|kind| self::device(kind.name()).ok()).any(|native| native == *device);
+    if native { WeightOrder::Tiles } else { WeightOrder::Rows }
 }
 
 /// A device that is not to be had.

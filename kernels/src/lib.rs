@@ -23,7 +23,9 @@ pub mod ops;
 pub use cpu::dense::RowFormat;
 pub use cpu::gate::Gate;
 pub use cpu::isa::{Isa, IsaError};
+pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
+pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
-pub use device::{DeviceError, DeviceInfo, DeviceKind, device, devices};
+pub use device::{DeviceError, DeviceInfo, DeviceKind, device, devices, weight_order};
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;

@@ -3,8 +3,8 @@
 #![cfg(feature = "burn")]
 #![cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept as long as Burn has this backend"))]
 
-use bitnet_kernels::ops::{self, Activations, TernarySpec, reference};
-use bitnet_kernels::{Gate, RowFormat};
+use bitnet_kernels::ops::{self, Activations, CacheSpec, Packed, TernarySpec, reference};
+use bitnet_kernels::{CacheFormat, Gate, RowFormat, WeightOrder};
 use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -51,7 +51,7 @@ fn case(rows: usize, cols: usize, group: Option<usize>, activations: Activations
     Case {
         words: Tensor::from_data(words, (device, DType::U32)),
         scale: Tensor::from_data(TensorData::new(values, shape), (device, DType::F32)),
-        spec: TernarySpec { cols, group: group.filter(|size| *size > 0), activations },
+        spec: TernarySpec { cols, group: group.filter(|size| *size > 0), activations, order: WeightOrder::Rows },
         matrix,
     }
 }
@@ -106,6 +106,110 @@ macro_rules! suite {
                             "reference {group:?}"
                         );
                     }
+                }
+            }
+
+            /// The case with its words in the order of the native kernels.
+            fn tiled(c: &Case) -> Packed {
+                let mut words = c.matrix.words().to_vec();
+                let shape = c.words.dims();
+                WeightOrder::Rows.convert(WeightOrder::Tiles, &mut words, shape[1]);
+                let words = Tensor::from_data(TensorData::new(words, shape), (&device(), DType::U32));
+                Packed { words, scale: c.scale.clone(), spec: TernarySpec { order: WeightOrder::Tiles, ..c.spec } }
+            }
+
+            #[test]
+            fn tiles_mean_what_rows_mean() {
+                for (rows, group) in [(33, None), (7, Some(16)), (64, Some(0))] {
+                    let c = case(rows, 100, group, Activations::Int8, &device());
+                    let x = tensor::<2>(1, [3, 100], &device());
+                    let t = tiled(&c);
+                    let y = ops::ternary_linear(x.clone(), t.words.clone(), t.scale.clone(), t.spec);
+                    assert_eq!(floats(y), exact::linear(&floats(x.clone()), 3, &c.matrix));
+                    let dense = ops::dequantize(t.words.clone(), t.scale.clone(), t.spec);
+                    assert_eq!(floats(dense), c.matrix.to_f32());
+                    let body = reference::dequantize::<$backend>(prim_int(&t.words), prim(&t.scale), t.spec);
+                    assert_eq!(floats(Tensor::<2>::from_primitive::<$backend>(body)), c.matrix.to_f32());
+                }
+            }
+
+            #[test]
+            fn fused_layers_are_their_parts() {
+                for activations in [Activations::Int8, Activations::Float] {
+                    let (a, b) =
+                        (case(33, 96, None, activations, &device()), case(20, 96, Some(16), activations, &device()));
+                    let (a, b) = (tiled(&a), tiled(&b));
+                    let alone =
+                        |x: Tensor<2>, p: &Packed| ops::ternary_linear(x, p.words.clone(), p.scale.clone(), p.spec);
+                    for tokens in [1, 5] {
+                        let (x, up) =
+                            (tensor::<2>(31, [tokens, 96], &device()), tensor::<2>(32, [tokens, 96], &device()));
+                        let w = tensor::<1>(33, [96], &device());
+                        let normed = ops::rms_norm(x.clone(), w.clone(), 1e-5);
+                        let norm = Some((w.clone(), 1e-5));
+                        let [ya, yb] = ops::ternary_linears(x.clone(), norm.clone(), [a.clone(), b.clone()]);
+                        assert_eq!(floats(ya), floats(alone(normed.clone(), &a)));
+                        assert_eq!(floats(yb), floats(alone(normed, &b)));
+                        let [y] = ops::ternary_linears(x.clone(), None, [a.clone()]);
+                        assert_eq!(floats(y), floats(alone(x.clone(), &a)));
+
+                        for gate in [Gate::Relu2, Gate::Silu] {
+                            let inner = ops::gated(x.clone(), up.clone(), gate);
+                            let y = ops::gated_ternary_linear(x.clone(), up.clone(), gate, None, a.clone());
+                            assert_eq!(floats(y), floats(alone(inner.clone(), &a)));
+                            let y = ops::gated_ternary_linear(x.clone(), up.clone(), gate, norm.clone(), b.clone());
+                            assert_eq!(floats(y), floats(alone(ops::rms_norm(inner, w.clone(), 1e-5), &b)));
+                        }
+                    }
+                }
+            }
+
+            #[test]
+            fn attention_over_a_cache_is_attention_over_all_positions() {
+                let (tokens, head_dim) = (37, 24);
+                let x = |seed, heads| tensor::<4>(seed, [2, tokens, heads, head_dim], &device());
+                let (q, k, v) = (x(41, 6), x(42, 3), x(43, 3));
+                let angles = tensor::<2>(44, [tokens, 8], &device());
+                let (cos, sin) = (angles.clone().cos(), angles.sin());
+                let whole = {
+                    let (q, k) = (
+                        ops::rope(q.clone(), cos.clone(), sin.clone(), 0),
+                        ops::rope(k.clone(), cos.clone(), sin.clone(), 0),
+                    );
+                    ops::attention(q, k.swap_dims(1, 2), v.clone().swap_dims(1, 2), 0, 0.05)
+                };
+                for (format, tolerance) in
+                    [(CacheFormat::F32, 1e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
+                {
+                    let empty = || {
+                        let shape = [2, 3, 3, format.block_words(head_dim)];
+                        Tensor::<4, Int>::zeros(shape, (&device(), DType::U32))
+                    };
+                    let mut cache = [empty(), empty()];
+                    let mut fork = None;
+                    let mut start = 0;
+                    for step in [5, 1, 20, 1, 10] {
+                        let part = |x: &Tensor<4>| x.clone().slice_dim(1, start..start + step);
+                        let angles = [
+                            cos.clone().slice_dim(0, start..start + step),
+                            sin.clone().slice_dim(0, start..start + step),
+                        ];
+                        let spec = CacheSpec { format, start, scale: 0.05 };
+                        if start == 6 {
+                            fork = Some(cache.clone());
+                        }
+                        let (out, changed) = ops::cached_attention([part(&q), part(&k), part(&v)], angles, cache, spec);
+                        cache = changed;
+                        let expected = floats(whole.clone().slice_dim(1, start..start + step));
+                        for (y, expected) in floats(out).iter().zip(&expected) {
+                            assert!((y - expected).abs() < tolerance, "{format} {start}: {y} {expected}");
+                        }
+                        start += step;
+                    }
+                    let [keys, _] = fork.unwrap();
+                    let [later, _] = cache;
+                    let words = |x: Tensor<4, Int>| x.into_data().iter::<u32>().collect::<Vec<_>>();
+                    assert_ne!(words(keys), words(later), "a fork keeps what it had");
                 }
             }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 use std::{fs, io};
 
-use bitnet_benches::generate::{self, FloatType, Format, GenerateError, RandomModel, Shape, Vocabulary};
+use bitnet_benches::generate::{
+    self, Architecture, Embedding, Format, GenerateError, RandomModel, Shape, Storage, Vocabulary,
+};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,7 +26,10 @@ struct Args {
     format: Format,
     /// How to store the embedding [default: f16 in GGUF, bf16 in a Hugging Face folder]
     #[arg(long, value_enum)]
-    embedding: Option<FloatType>,
+    embedding: Option<Embedding>,
+    /// What a GGUF file says the model is: llama.cpp only knows the older name
+    #[arg(long, value_enum, default_value = "bitnet-b1.58")]
+    architecture: Architecture,
     /// Tokens: 128,256 as 2B-4T has, or 2,048 [default: real-size for 2b4t, small for tiny]
     #[arg(long, value_enum)]
     vocab: Option<VocabularySize>,
@@ -80,15 +85,15 @@ fn run(args: &Args) -> Result<String, GenerateError> {
         VocabularySize::RealSize => Vocabulary::real_size(),
         VocabularySize::Small => Vocabulary::small(),
     };
-    let embedding = args.embedding.unwrap_or(args.format.usual_embedding());
+    let usual = Storage::from(args.format);
+    let storage =
+        Storage { embedding: args.embedding.unwrap_or(usual.embedding), architecture: args.architecture, ..usual };
     let model = RandomModel { shape, vocabulary, seed: args.seed };
 
     let style = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} weights, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(model.parameters()).with_style(style);
-    let written = generate::write_model(&model, args.format, embedding, &args.out, args.overwrite, &mut |weights| {
-        bar.inc(weights)
-    });
+    let written = generate::write_model(&model, storage, &args.out, args.overwrite, &mut |weights| bar.inc(weights));
     bar.finish_and_clear();
     written?;
 

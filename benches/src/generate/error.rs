@@ -31,6 +31,12 @@ pub enum GenerateError {
         /// The target.
         path: PathBuf,
     },
+    /// Something that only GGUF files have was asked of a Hugging Face folder.
+    #[error("a Hugging Face folder cannot have {what}")]
+    NotInFolder {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The operating system refused.
     #[error("{}: {source}", path.display())]
     Io {

@@ -11,7 +11,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
-use super::{FloatType, GenerateError, RMS_NORM_EPS, ROPE_THETA, RandomModel, Role, Tensor, tokenizer_json};
+use super::{
+    Architecture, Embedding, GenerateError, RMS_NORM_EPS, ROPE_THETA, RandomModel, Role, Storage, Tensor,
+    tokenizer_json,
+};
 
 /// Every file of the folder.
 const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
@@ -19,11 +22,16 @@ const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", 
 /// Writes the folder, in place of an older generated one if there is one; see [`write_model`](super::write_model).
 pub(super) fn write(
     model: &RandomModel,
-    embedding: FloatType,
+    storage: Storage,
     path: &Path,
     overwrite: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), GenerateError> {
+    let Storage { embedding, architecture, .. } = storage;
+    if architecture != Architecture::BitnetB158 {
+        return Err(GenerateError::NotInFolder { what: "the architecture `bitnet`" });
+    }
+    let dtype = dtype(embedding).ok_or(GenerateError::NotInFolder { what: "a Q6_K embedding" })?;
     refuse_foreign(path)?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -34,10 +42,10 @@ pub(super) fn write(
     let workshop = tempfile::Builder::new().prefix(".model-").tempdir_in(parent).map_err(wrap)?;
     let (new, old) = (workshop.path().join("new"), workshop.path().join("old"));
     fs::create_dir(&new).map_err(wrap)?;
-    write_json(&new.join("config.json"), &config(model, embedding))?;
+    write_json(&new.join("config.json"), &config(model, dtype))?;
     write_json(&new.join("tokenizer_config.json"), &tokenizer_json::config(&model.vocabulary))?;
     tokenizer_json::write(&model.vocabulary, &new.join("tokenizer.json"))?;
-    write_tensors(model, embedding, &new.join("model.safetensors"), progress)?;
+    write_tensors(model, embedding, dtype, &new.join("model.safetensors"), progress)?;
 
     // Without a folder to replace, renaming fails on anything that has come to be there meanwhile.
     if overwrite && path.symlink_metadata().is_ok() {
@@ -49,6 +57,15 @@ pub(super) fn write(
         let _ = fs::rename(&old, path);
         wrap(error)
     })
+}
+
+/// What the embedding is in safetensors, which have no blocks.
+fn dtype(embedding: Embedding) -> Option<Dtype> {
+    match embedding {
+        Embedding::F16 => Some(Dtype::F16),
+        Embedding::Bf16 => Some(Dtype::BF16),
+        Embedding::Q6K => None,
+    }
 }
 
 /// Refuses to replace anything but a folder that holds nothing but files of these names.
@@ -76,7 +93,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), GenerateError> {
 }
 
 /// `config.json` with the keys of 2B-4T's, but for those that point to Python code in the folder.
-fn config(model: &RandomModel, embedding: FloatType) -> Value {
+fn config(model: &RandomModel, dtype: Dtype) -> Value {
     let RandomModel { shape, vocabulary, .. } = model;
     json!({
         "architectures": ["BitNetForCausalLM"],
@@ -99,10 +116,7 @@ fn config(model: &RandomModel, embedding: FloatType) -> Value {
         "rms_norm_eps": RMS_NORM_EPS,
         "rope_theta": ROPE_THETA,
         "tie_word_embeddings": true,
-        "torch_dtype": match embedding {
-            FloatType::F16 => "float16",
-            FloatType::Bf16 => "bfloat16",
-        },
+        "torch_dtype": if dtype == Dtype::F16 { "float16" } else { "bfloat16" },
         "use_cache": true,
         "vocab_size": vocabulary.size(),
     })
@@ -117,16 +131,12 @@ struct Stored<'a> {
 }
 
 /// What there is to store, in the order of the `safetensors` crate: wider types first, then by name.
-fn stored(tensors: &[Tensor], embedding: FloatType) -> Vec<Stored<'_>> {
-    let float = match embedding {
-        FloatType::F16 => Dtype::F16,
-        FloatType::Bf16 => Dtype::BF16,
-    };
+fn stored(tensors: &[Tensor], embedding: Dtype) -> Vec<Stored<'_>> {
     let mut list = Vec::with_capacity(2 * tensors.len());
     for source in tensors {
         let mut push = |name, dtype, shape| list.push(Stored { name, dtype, shape, source });
         match source.role {
-            Role::Embedding => push(source.name(), float, vec![source.rows, source.cols]),
+            Role::Embedding => push(source.name(), embedding, vec![source.rows, source.cols]),
             Role::Norm => push(source.name(), Dtype::BF16, vec![source.cols]),
             Role::Linear => {
                 push(source.name(), Dtype::U8, vec![source.rows.div_ceil(4), source.cols]);
@@ -140,12 +150,13 @@ fn stored(tensors: &[Tensor], embedding: FloatType) -> Vec<Stored<'_>> {
 
 fn write_tensors(
     model: &RandomModel,
-    embedding: FloatType,
+    embedding: Embedding,
+    dtype: Dtype,
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), GenerateError> {
     let tensors = model.tensors();
-    let stored = stored(&tensors, embedding);
+    let stored = stored(&tensors, dtype);
     let wrap = |error| GenerateError::io(path, error);
     let file = File::create_new(path).map_err(wrap)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);

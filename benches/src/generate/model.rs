@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use bitnet_ternary::{CODES_PER_WORD, Scale, TernaryError, TernaryMatrix, words_per_row};
-use half::{bf16, f16};
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Shape, Vocabulary};
+use super::{Embedding, Shape, Vocabulary};
 
 /// Of the 256 values of a random byte this many become -1, and as many +1: 42 % of the trits are zero, as of 2B-4T's.
 const BYTES_PER_SIGN: u8 = 74;
@@ -50,15 +50,6 @@ pub enum Role {
     Norm,
     /// A ternary matrix.
     Linear,
-}
-
-/// How the embedding is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum FloatType {
-    /// 16-bit IEEE float.
-    F16,
-    /// The upper half of a 32-bit float.
-    Bf16,
 }
 
 impl Tensor {
@@ -136,27 +127,29 @@ impl RandomModel {
     /// Writes the embedding, row-major. `progress` is told of the weights of each row.
     ///
     /// Values are nearly normal around 0 with a deviation of 0.018, near the 0.02 that models begin training with. They
-    /// are multiples of 2⁻¹² below 2⁻⁴, which f16 and bf16 hold exactly.
+    /// are multiples of 2⁻¹² below 2⁻⁴, which f16 and bf16 hold exactly; Q6_K rounds them.
     ///
     /// # Errors
     /// When `out` fails.
     pub fn write_embedding(
         &self,
         tensor: &Tensor,
-        float: FloatType,
+        embedding: Embedding,
         out: &mut dyn Write,
         progress: &mut dyn FnMut(u64),
     ) -> io::Result<()> {
         let mut rng = self.random(tensor);
-        let levels = float.levels();
+        let levels = levels();
         let mut random = vec![0; 4 * tensor.cols];
-        let mut row = Vec::with_capacity(2 * tensor.cols);
+        let (mut row, mut encoded) = (Vec::with_capacity(tensor.cols), Vec::with_capacity(2 * tensor.cols));
         for _ in 0..tensor.rows {
             rng.fill_bytes(&mut random);
-            row.clear();
             let sums = random.as_chunks().0.iter().map(|bytes: &[u8; 4]| bytes.map(usize::from).iter().sum::<usize>());
-            row.extend(sums.flat_map(|sum| levels[sum]));
-            out.write_all(&row)?;
+            row.clear();
+            row.extend(sums.map(|sum| levels[sum]));
+            encoded.clear();
+            embedding.encode(&row, &mut encoded);
+            out.write_all(&encoded)?;
             progress(tensor.cols as u64);
         }
         Ok(())
@@ -176,22 +169,16 @@ fn random_word(random: &[u8; CODES_PER_WORD]) -> u32 {
     random.iter().rev().fold(0, |word, byte| (word << 2) | code(*byte))
 }
 
-impl FloatType {
-    /// The value that each sum of four random bytes stands for, little-endian.
-    fn levels(self) -> Vec<[u8; 2]> {
-        // Halving the sum leaves eight significant bits, as many as a bf16 has.
-        let value = |sum: i16| f32::from((sum - 510) / 2) / 4096.0;
-        (0..=1020)
-            .map(|sum| match self {
-                Self::F16 => f16::from_f32(value(sum)).to_le_bytes(),
-                Self::Bf16 => bf16::from_f32(value(sum)).to_le_bytes(),
-            })
-            .collect()
-    }
+/// The value that each sum of four random bytes stands for.
+fn levels() -> Vec<f32> {
+    // Halving the sum leaves eight significant bits, as many as a bf16 has.
+    (0..=1020i16).map(|sum| f32::from((sum - 510) / 2) / 4096.0).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     fn model(seed: u64, layers: usize) -> RandomModel {
@@ -239,13 +226,13 @@ mod tests {
     fn embeddings_are_the_same_numbers_in_both_types() {
         let model = model(1, 1);
         let tensor = &model.tensors()[0];
-        let bytes = |float| {
+        let bytes = |embedding| {
             let (mut bytes, mut weights) = (Vec::new(), 0);
-            model.write_embedding(tensor, float, &mut bytes, &mut |n| weights += n).unwrap();
+            model.write_embedding(tensor, embedding, &mut bytes, &mut |n| weights += n).unwrap();
             assert_eq!((bytes.len() as u64, weights), (2 * tensor.weights(), tensor.weights()));
             bytes
         };
-        let (f16s, bf16s) = (bytes(FloatType::F16), bytes(FloatType::Bf16));
+        let (f16s, bf16s) = (bytes(Embedding::F16), bytes(Embedding::Bf16));
         let mut squares = 0.0;
         for (a, b) in f16s.as_chunks().0.iter().zip(bf16s.as_chunks().0) {
             let value = f16::from_le_bytes(*a).to_f64();

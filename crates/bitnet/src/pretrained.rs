@@ -7,7 +7,9 @@ use bitnet_engine::{Generation, OpenOptions};
 use bitnet_format::Checkpoint;
 use bitnet_model::ModelError;
 
-use crate::{EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, Timing, embedded, fetch};
+use crate::{
+    EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, SessionOptions, Timing, embedded, fetch,
+};
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -100,8 +102,8 @@ impl BitNetModel {
     }
 
     /// An empty session; see [`LanguageModel::session`].
-    pub fn session(&self, context: Option<usize>) -> Session<'_> {
-        self.language_model.session(context)
+    pub fn session(&self, options: impl Into<SessionOptions>) -> Session<'_> {
+        self.language_model.session(options)
     }
 
     /// Continues `prompt`, token by token.

@@ -7,7 +7,7 @@ use bitnet_model::{Loaded, Transformer};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
 
-use crate::{EngineError, Session};
+use crate::{EngineError, Session, SessionOptions};
 
 /// A model and the tokenizer that belongs to it. It is immutable: any number of sessions can share it.
 pub struct LanguageModel {
@@ -56,9 +56,9 @@ impl LanguageModel {
         &self.warnings
     }
 
-    /// An empty session for at most `context` tokens (the model's own context when `None`).
-    pub fn session(&self, context: Option<usize>) -> Session<'_> {
-        Session::new(self, context)
+    /// An empty session; options are [`SessionOptions`], or only the most tokens that it may have.
+    pub fn session(&self, options: impl Into<SessionOptions>) -> Session<'_> {
+        Session::new(self, options.into())
     }
 }
 

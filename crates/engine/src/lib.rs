@@ -12,7 +12,7 @@ mod score;
 mod session;
 
 pub use bitnet_format::{self as format, Checkpoint, I2sLayout, OpenOptions};
-pub use bitnet_model::{self as model, KvCache, Transformer};
+pub use bitnet_model::{self as model, CacheFormat, KvCache, Transformer};
 pub use bitnet_text::{self as text, ChatTemplate, Message, Role, Tokenizer};
 pub use config::GenerationConfig;
 pub use error::EngineError;
@@ -20,4 +20,4 @@ pub use generate::{FinishReason, Generation, Step, Timing};
 pub use language_model::{LanguageModel, tokenizer_of};
 pub use sampler::Sampler;
 pub use score::{Score, WindowStart, Windows, log_probabilities, score};
-pub use session::Session;
+pub use session::{Session, SessionOptions};

@@ -1,9 +1,14 @@
 //! How probable a model finds a text.
 
-use crate::{EngineError, LanguageModel};
+use bitnet_model::CacheFormat;
+
+use crate::{EngineError, LanguageModel, SessionOptions};
 
 /// Positions whose logits are in memory at once.
 const LOGITS_CHUNK: usize = 64;
+
+/// A text is scored with nothing lost in the cache.
+const EXACT: SessionOptions = SessionOptions { context: None, cache: CacheFormat::F32 };
 
 /// How a long text is cut into windows that the model sees one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +79,7 @@ pub fn score(
     model.transformer().check_tokens(text)?;
     let count = (text.len() - (needed - size)) / size;
     let mut total = Score { tokens: 0, nll: 0.0 };
-    let mut session = model.session(None);
+    let mut session = model.session(EXACT);
     for first in (0..count).map(|i| i * size) {
         let mut window = text[first..first + size].to_vec();
         if let WindowStart::Bos(bos) = start {
@@ -109,7 +114,7 @@ pub fn log_probabilities(model: &LanguageModel, text: &[u32]) -> Result<Vec<f32>
     if text.is_empty() {
         return Err(EngineError::EmptyPrompt);
     }
-    let mut session = model.session(None);
+    let mut session = model.session(EXACT);
     let hidden = session.run(text)?;
     let mut all = Vec::with_capacity(text.len() - 1);
     for from in (0..text.len() - 1).step_by(LOGITS_CHUNK) {

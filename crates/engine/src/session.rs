@@ -1,12 +1,27 @@
 //! One text and its cache.
 
-use bitnet_model::KvCache;
+use bitnet_model::{CacheFormat, KvCache};
 use burn::tensor::Tensor;
 
 use crate::{EngineError, Generation, GenerationConfig, LanguageModel};
 
 /// Tokens that the model takes at once: enough to use its matrix kernels, few enough to keep activations small.
 const PREFILL_CHUNK: usize = 512;
+
+/// What a session may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// The most tokens it may have (the model's own context when `None`).
+    pub context: Option<usize>,
+    /// How its cache stores keys and values.
+    pub cache: CacheFormat,
+}
+
+impl From<Option<usize>> for SessionOptions {
+    fn from(context: Option<usize>) -> Self {
+        Self { context, ..Self::default() }
+    }
+}
 
 /// One text: the tokens that the model has seen, and their KV cache.
 ///
@@ -19,9 +34,9 @@ pub struct Session<'m> {
 }
 
 impl<'m> Session<'m> {
-    pub(crate) fn new(model: &'m LanguageModel, context: Option<usize>) -> Self {
-        let limit = context.unwrap_or(usize::MAX);
-        Self { model, cache: model.transformer().cache(limit), tokens: Vec::new() }
+    pub(crate) fn new(model: &'m LanguageModel, options: SessionOptions) -> Self {
+        let limit = options.context.unwrap_or(usize::MAX);
+        Self { model, cache: model.transformer().cache(limit, options.cache), tokens: Vec::new() }
     }
 
     /// The model it runs on.

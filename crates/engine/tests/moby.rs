@@ -3,8 +3,8 @@
 use std::fs;
 
 use bitnet_engine::{
-    Checkpoint, GenerationConfig, LanguageModel, OpenOptions, WindowStart, Windows, format, log_probabilities, model,
-    score, tokenizer_of,
+    CacheFormat, Checkpoint, GenerationConfig, LanguageModel, OpenOptions, WindowStart, Windows, format,
+    log_probabilities, model, score, tokenizer_of,
 };
 use bitnet_fixtures::{FOLDERS, GGUFS, moby};
 use serde_json::Value;
@@ -39,7 +39,8 @@ fn logits_are_those_of_transformers() {
         let (mut worst, mut sum, mut count) = (0f32, 0f64, 0usize);
         for (i, prompt) in reference(folder)["prompts"].as_array().unwrap().iter().enumerate() {
             let transformer = language_model.transformer();
-            let hidden = transformer.hidden(&ids(&prompt["ids"]), &mut transformer.cache(64)).unwrap();
+            let hidden =
+                transformer.hidden(&ids(&prompt["ids"]), &mut transformer.cache(64, CacheFormat::F32)).unwrap();
             let logits: Vec<f32> = transformer.logits(hidden).into_data().try_to_vec().unwrap();
             let expected = tensors.tensor(&format!("logits.{i}")).unwrap();
             assert_eq!(logits.len() * 4, expected.data().len());
@@ -173,9 +174,9 @@ fn token_by_token_is_the_same_as_all_at_once() {
     let language_model = load("packed-autobitlinear");
     let ids = language_model.tokenizer().encode("Call me Ishmael. Some years ago, never mind how long", true).unwrap();
     let transformer = language_model.transformer();
-    let all = transformer.hidden(&ids, &mut transformer.cache(100)).unwrap();
+    let all = transformer.hidden(&ids, &mut transformer.cache(100, CacheFormat::F32)).unwrap();
     let all: Vec<f32> = transformer.logits(all).into_data().try_to_vec().unwrap();
-    let mut cache = transformer.cache(100);
+    let mut cache = transformer.cache(100, CacheFormat::F32);
     let mut single = Vec::new();
     for id in &ids {
         let hidden = transformer.hidden(&[*id], &mut cache).unwrap();

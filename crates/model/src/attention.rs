@@ -29,37 +29,39 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `x` and the result are `[batch, tokens, hidden]`. With a cache, the tokens come after those that it holds.
-    pub(crate) fn forward(&self, x: Tensor<3>, rope: &RopeTables, cache: Option<&mut LayerCache>) -> Tensor<3> {
-        let [batch, tokens, _] = x.dims();
-        let q = self.heads_of(self.q_proj.forward(x.clone()), self.heads, self.q_norm.as_ref());
-        let k = self.heads_of(self.k_proj.forward(x.clone()), self.kv_heads, self.k_norm.as_ref());
-        let v = self.heads_of(self.v_proj.forward(x), self.kv_heads, None);
-        let (q, k) = (rope.apply(q), rope.apply(k).swap_dims(1, 2));
-        let v = v.swap_dims(1, 2);
-        let (k, v, start) = match cache {
-            Some(cache) => cache.append(k, v),
-            None => (k, v, 0),
+    /// `h` and the result are `[batch, tokens, hidden]`; `norm` is applied first. With a cache, the tokens come after those
+    /// that it holds.
+    pub(crate) fn forward(
+        &self,
+        h: Tensor<3>,
+        norm: &RmsNorm,
+        rope: &RopeTables,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let shape @ [batch, tokens, hidden] = h.dims();
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let [q, k, v] = BitLinear::forward_all(layers, h.reshape([batch * tokens, hidden]), Some(norm));
+        let heads_of =
+            |x: Tensor<2>, heads: usize, norm: Option<&RmsNorm>| self.heads_of(x, [batch, tokens, heads], norm);
+        let q = heads_of(q, self.heads, self.q_norm.as_ref());
+        let k = heads_of(k, self.kv_heads, self.k_norm.as_ref());
+        let v = heads_of(v, self.kv_heads, None);
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        let out = match cache {
+            Some(cache) => cache.attend([q, k, v], rope, scale),
+            None => {
+                let (q, k) = (rope.apply(q), rope.apply(k));
+                ops::attention(q, k.swap_dims(1, 2), v.swap_dims(1, 2), 0, scale)
+            }
         };
-        let out = ops::attention(q, k, v, start, 1.0 / (self.head_dim as f64).sqrt());
         let out = out.reshape([batch * tokens, self.heads * self.head_dim]);
-        let out = match &self.sub_norm {
-            Some(norm) => norm.forward(out),
-            None => out,
-        };
-        let out = self.o_proj.forward(out);
-        let hidden = out.dims()[1];
-        out.reshape([batch, tokens, hidden])
+        let [out] = BitLinear::forward_all([&self.o_proj], out, self.sub_norm.as_ref());
+        out.reshape(shape)
     }
 
-    fn heads_of(&self, x: Tensor<3>, heads: usize, norm: Option<&RmsNorm>) -> Tensor<4> {
-        let [batch, tokens, _] = x.dims();
+    fn heads_of(&self, x: Tensor<2>, [batch, tokens, heads]: [usize; 3], norm: Option<&RmsNorm>) -> Tensor<4> {
         let x = match norm {
-            Some(norm) => norm.forward(x.reshape([batch * tokens * heads, self.head_dim])).reshape([
-                batch,
-                tokens,
-                heads * self.head_dim,
-            ]),
+            Some(norm) => norm.forward(x.reshape([batch * tokens * heads, self.head_dim])),
             None => x,
         };
         x.reshape([batch, tokens, heads, self.head_dim])

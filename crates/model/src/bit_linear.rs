@@ -1,6 +1,7 @@
 //! The ternary linear layer.
 
-use bitnet_kernels::ops::{self, Activations, TernarySpec};
+use bitnet_kernels::ops::{self, Activations, Packed, TernarySpec};
+use bitnet_kernels::{Gate, WeightOrder, weight_order};
 use bitnet_ternary::{CODES_PER_WORD, Granularity, Scale, TernaryMatrix, quantize};
 use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
@@ -41,7 +42,8 @@ impl BitLinearConfig {
 /// the straight-through estimator, so layers before a `BitLinear` can be trained.
 ///
 /// # Fields
-/// * `words`: U32 `[d_output, ceil(d_input / 16)]`, 16 two-bit codes `trit + 1` a word, lowest bits first.
+/// * `words`: U32 `[d_output, ceil(d_input / 16)]`, 16 two-bit codes `trit + 1` a word, lowest bits first. On the CPU
+///   backends the words of 16 rows are interleaved, see [`WeightOrder`]; a record always has them row by row.
 /// * `scale`: F32 `[1, 1]` for the matrix, `[d_output, 1]` for each row, or `[d_output, groups]`.
 /// * `norm`: an RMSNorm of the layer's own before the quantizer, where the model has one.
 #[derive(Module, Debug)]
@@ -53,6 +55,8 @@ pub struct BitLinear {
     group: Option<usize>,
     #[module(skip)]
     activations: Activations,
+    #[module(skip)]
+    order: WeightOrder,
 }
 
 impl BitLinear {
@@ -61,7 +65,7 @@ impl BitLinear {
     /// # Errors
     /// When the scale groups are not a multiple of 16 columns.
     pub fn from_ternary(matrix: TernaryMatrix, device: &Device) -> Result<Self, ModelError> {
-        let (rows, cols, words, scale) = matrix.into_parts();
+        let (rows, cols, mut words, scale) = matrix.into_parts();
         let (values, columns, group) = match scale {
             Scale::Tensor(scale) => (vec![scale], 1, None),
             Scale::Row(values) => (values, 1, None),
@@ -72,16 +76,20 @@ impl BitLinear {
             return Err(ModelError::Unsupported { what });
         }
         let scale_shape = [values.len() / columns, columns];
-        let words = TensorData::new(words, [rows, cols.div_ceil(CODES_PER_WORD)]);
-        let words = Tensor::<2, Int>::from_data(words, (device, DType::U32));
+        let (order, width) = (weight_order(device), cols.div_ceil(CODES_PER_WORD));
+        WeightOrder::Rows.convert(order, &mut words, width);
+        let words = Tensor::<2, Int>::from_data(TensorData::new(words, [rows, width]), (device, DType::U32));
         let scale = Tensor::<2>::from_data(TensorData::new(values, scale_shape), (device, DType::F32));
         Ok(Self {
-            words: Param::initialized(ParamId::new(), words),
+            words: Param::initialized(ParamId::new(), words)
+                .load_mapper(move |words| reorder(words, WeightOrder::Rows, order))
+                .save_mapper(move |words| reorder(words, order, WeightOrder::Rows)),
             scale: Param::from_tensor(scale).set_require_grad(false),
             norm: None,
             d_input: cols,
             group,
             activations: Activations::Int8,
+            order,
         })
     }
 
@@ -116,13 +124,38 @@ impl BitLinear {
         let mut shape = x.dims();
         let tokens = shape[..D - 1].iter().product();
         let x = x.reshape([tokens, self.d_input]);
-        let x = match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        let y = ops::ternary_linear(x, self.words.val(), self.scale.val(), self.spec());
+        let [y] = ops::ternary_linears(x, self.norm.as_ref().map(RmsNorm::parts), [self.packed()]);
         shape[D - 1] = self.d_output();
         y.reshape(shape)
+    }
+
+    /// Applies one to three layers to one input `x` (`[tokens, d_input]`), after `norm`; a CPU quantizes it only once.
+    pub(crate) fn forward_all<const N: usize>(
+        layers: [&BitLinear; N],
+        x: Tensor<2>,
+        norm: Option<&RmsNorm>,
+    ) -> [Tensor<2>; N] {
+        if layers.iter().any(|layer| layer.norm.is_some()) {
+            let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+            return layers.map(|layer| layer.forward(x.clone()));
+        }
+        ops::ternary_linears(x, norm.map(RmsNorm::parts), layers.map(BitLinear::packed))
+    }
+
+    /// Applies the layer to `act(gate) * up` (`[tokens, d_input]` each), after `norm`.
+    pub(crate) fn forward_gated(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        kind: Gate,
+        norm: Option<&RmsNorm>,
+    ) -> Tensor<2> {
+        if self.norm.is_some() {
+            let inner = ops::gated(gate, up, kind);
+            let [y] = Self::forward_all([self], inner, norm);
+            return y;
+        }
+        ops::gated_ternary_linear(gate, up, kind, norm.map(RmsNorm::parts), self.packed())
     }
 
     /// The weights as floats, `[d_output, d_input]`.
@@ -140,7 +173,27 @@ impl BitLinear {
         self.words.dims()[0]
     }
 
-    fn spec(&self) -> TernarySpec {
-        TernarySpec { cols: self.d_input, group: self.group, activations: self.activations }
+    /// Bytes of the packed weights.
+    pub fn packed_bytes(&self) -> usize {
+        self.words.dims().iter().product::<usize>() * size_of::<u32>()
     }
+
+    fn packed(&self) -> Packed {
+        Packed { words: self.words.val(), scale: self.scale.val(), spec: self.spec() }
+    }
+
+    fn spec(&self) -> TernarySpec {
+        TernarySpec { cols: self.d_input, group: self.group, activations: self.activations, order: self.order }
+    }
+}
+
+/// The same matrix with its words in another order.
+fn reorder(words: Tensor<2, Int>, from: WeightOrder, to: WeightOrder) -> Tensor<2, Int> {
+    if from == to {
+        return words;
+    }
+    let ([rows, width], device) = (words.dims(), words.device());
+    let mut values: Vec<u32> = words.into_data().iter().collect();
+    from.convert(to, &mut values, width);
+    Tensor::from_data(TensorData::new(values, [rows, width]), (&device, DType::U32))
 }

@@ -20,10 +20,8 @@ impl Block {
     /// `h` and the result are `[batch, tokens, hidden]`.
     pub(crate) fn forward(&self, h: Tensor<3>, rope: &RopeTables, cache: Option<&mut LayerCache>) -> Tensor<3> {
         let shape @ [batch, tokens, hidden] = h.dims();
-        let rows = [batch * tokens, hidden];
-        let a = self.attention_norm.forward(h.clone().reshape(rows)).reshape(shape);
-        let h = h + self.attention.forward(a, rope, cache);
-        let m = self.mlp.forward(self.mlp_norm.forward(h.clone().reshape(rows)));
+        let h = h.clone() + self.attention.forward(h, &self.attention_norm, rope, cache);
+        let m = self.mlp.forward(h.clone().reshape([batch * tokens, hidden]), &self.mlp_norm);
         h + m.reshape(shape)
     }
 }

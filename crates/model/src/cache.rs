@@ -1,11 +1,15 @@
 //! The KV cache, which belongs to a session and never to the model.
 
-use burn::tensor::{DType, Device, Tensor};
+use bitnet_kernels::CacheFormat;
+use bitnet_kernels::cpu::kv_cache::BLOCK;
+use bitnet_kernels::ops::{self, CacheSpec};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::ModelError;
+use crate::rope::RopeTables;
 
-/// Positions that a new cache has room for, unless its limit is lower.
-const FIRST_CAPACITY: usize = 64;
+/// Blocks of 16 positions that a new cache has room for, unless its limit is lower.
+const FIRST_BLOCKS: usize = 4;
 
 /// Keys and values of the tokens that a session has seen, for every layer.
 ///
@@ -16,19 +20,27 @@ pub struct KvCache {
     limit: usize,
 }
 
-/// Keys and values of one layer, `[batch, kv_heads, capacity, head_dim]` each, the first `len` positions in use.
+/// Keys and values of one layer, of which the first `len` positions are in use.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCache {
-    /// `None` only while [`LayerCache::append`] writes.
-    tensors: Option<(Tensor<4>, Tensor<4>)>,
+    /// U32 `[batch, kv_heads, blocks, words]` each. `None` only while [`LayerCache::attend`] writes.
+    sides: Option<[Tensor<4, Int>; 2]>,
+    format: CacheFormat,
     len: usize,
 }
 
 impl KvCache {
-    pub(crate) fn new(layers: usize, kv_heads: usize, head_dim: usize, limit: usize, device: &Device) -> Self {
-        let capacity = FIRST_CAPACITY.min(limit);
-        let zeros = || Tensor::zeros([1, kv_heads, capacity, head_dim], (device, DType::F32));
-        let layer = || LayerCache { tensors: Some((zeros(), zeros())), len: 0 };
+    pub(crate) fn new(
+        layers: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        limit: usize,
+        format: CacheFormat,
+        device: &Device,
+    ) -> Self {
+        let blocks = FIRST_BLOCKS.min(limit.div_ceil(BLOCK));
+        let zeros = || Tensor::zeros([1, kv_heads, blocks, format.block_words(head_dim)], (device, DType::U32));
+        let layer = || LayerCache { sides: Some([zeros(), zeros()]), format, len: 0 };
         Self { layers: std::iter::repeat_with(layer).take(layers).collect(), limit }
     }
 
@@ -47,10 +59,15 @@ impl KvCache {
         self.limit
     }
 
+    /// How it stores its values.
+    pub fn format(&self) -> CacheFormat {
+        self.layers.first().map_or_else(CacheFormat::default, |layer| layer.format)
+    }
+
     /// Bytes of its keys and values, used or not.
     pub fn bytes(&self) -> usize {
-        let values = self.layers.iter().map(|layer| 2 * layer.shape().iter().product::<usize>());
-        values.sum::<usize>() * size_of::<f32>()
+        let words = self.layers.iter().map(|layer| 2 * layer.shape().iter().product::<usize>());
+        words.sum::<usize>() * size_of::<u32>()
     }
 
     /// Forgets all tokens from position `len` on; nothing happens when it holds fewer.
@@ -70,8 +87,8 @@ impl KvCache {
             .checked_add(tokens)
             .filter(|needed| *needed <= self.limit)
             .ok_or(ModelError::ContextFull { limit: self.limit, needed: self.len().saturating_add(tokens) })?;
-        let limit = self.limit;
-        self.layers.iter_mut().for_each(|layer| layer.grow(needed, limit));
+        let limit = self.limit.div_ceil(BLOCK);
+        self.layers.iter_mut().for_each(|layer| layer.grow(needed.div_ceil(BLOCK), limit));
         Ok(())
     }
 
@@ -82,33 +99,32 @@ impl KvCache {
 
 impl LayerCache {
     fn shape(&self) -> [usize; 4] {
-        self.tensors.as_ref().map_or([0; 4], |(k, _)| k.dims())
+        self.sides.as_ref().map_or([0; 4], |[keys, _]| keys.dims())
     }
 
     fn grow(&mut self, needed: usize, limit: usize) {
-        let [batch, heads, capacity, head_dim] = self.shape();
-        if needed <= capacity {
+        let [batch, heads, blocks, words] = self.shape();
+        if needed <= blocks {
             return;
         }
-        let wider = needed.max((2 * capacity).min(limit));
-        let used = [0..batch, 0..heads, 0..self.len, 0..head_dim];
-        let grow = |old: Tensor<4>| {
-            let new = Tensor::zeros([batch, heads, wider, head_dim], (&old.device(), DType::F32));
+        let wider = needed.max((2 * blocks).min(limit));
+        let used = [0..batch, 0..heads, 0..self.len.div_ceil(BLOCK), 0..words];
+        let grow = |old: Tensor<4, Int>| {
+            let new = Tensor::zeros([batch, heads, wider, words], (&old.device(), DType::U32));
             if self.len == 0 { new } else { new.slice_assign(used.clone(), old.slice(used.clone())) }
         };
-        self.tensors = self.tensors.take().map(|(k, v)| (grow(k), grow(v)));
+        self.sides = self.sides.take().map(|sides| sides.map(grow));
     }
 
-    /// Writes `k` and `v` (`[batch, kv_heads, tokens, head_dim]`) after the last position and gives the whole cache back,
-    /// with the position of the first new token. What it gives must be dropped before the next call, or that one copies.
-    pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>, usize) {
-        let [batch, heads, tokens, head_dim] = k.dims();
-        let start = self.len;
-        let place = [0..batch, 0..heads, start..start + tokens, 0..head_dim];
-        let (old_k, old_v) = self.tensors.take().expect("a cache that is not being written has its tensors");
-        let (k, v) = (old_k.slice_assign(place.clone(), k), old_v.slice_assign(place, v));
-        self.tensors = Some((k.clone(), v.clone()));
+    /// Writes `k` and `v` (`[batch, tokens, kv_heads, head_dim]`) after the last position and gives the attention of `q`
+    /// (`[batch, tokens, heads, head_dim]`) over all.
+    pub(crate) fn attend(&mut self, [q, k, v]: [Tensor<4>; 3], rope: &RopeTables, scale: f64) -> Tensor<4> {
+        let tokens = q.dims()[1];
+        let sides = self.sides.take().expect("a cache that is not being written has its tensors");
+        let spec = CacheSpec { format: self.format, start: self.len, scale };
+        let (out, sides) = ops::cached_attention([q, k, v], rope.parts(), sides, spec);
+        self.sides = Some(sides);
         self.len += tokens;
-        (k, v, start)
+        out
     }
 }

@@ -76,7 +76,7 @@ fn row_format(dtype: StorageType) -> Option<RowFormat> {
                 RowFormat::Other(|bytes, row| BlockFormat::Q8_0.dequantize_row(bytes, row).expect(WHOLE))
             }
             BlockFormat::Q6_K => {
-                RowFormat::Other(|bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE))
+                RowFormat::Q6K(|bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE))
             }
             BlockFormat::Q4_0 => {
                 RowFormat::Other(|bytes, row| BlockFormat::Q4_0.dequantize_row(bytes, row).expect(WHOLE))

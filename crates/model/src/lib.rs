@@ -27,9 +27,13 @@ mod transformer;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig};
+pub use bitnet_kernels::cpu::pool;
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
-pub use bitnet_kernels::{DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, device, devices, ops::Activations};
+pub use bitnet_kernels::{
+    CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
+    devices, ops::Activations,
+};
 pub use block::Block;
 pub use cache::KvCache;
 pub use dense::DenseMatrix;

@@ -1,6 +1,6 @@
 //! The gated MLP.
 
-use bitnet_kernels::{Gate, ops};
+use bitnet_kernels::Gate;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -19,13 +19,9 @@ pub struct GatedMlp {
 }
 
 impl GatedMlp {
-    /// `x` and the result are `[tokens, hidden]`.
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let inner = ops::gated(self.gate_proj.forward(x.clone()), self.up_proj.forward(x), self.gate);
-        let inner = match &self.sub_norm {
-            Some(norm) => norm.forward(inner),
-            None => inner,
-        };
-        self.down_proj.forward(inner)
+    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
+    pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
+        let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
+        self.down_proj.forward_gated(gate, up, self.gate, self.sub_norm.as_ref())
     }
 }

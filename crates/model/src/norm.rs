@@ -23,6 +23,11 @@ impl RmsNorm {
         }
     }
 
+    /// The weight and the epsilon, for an operation that normalizes by itself.
+    pub(crate) fn parts(&self) -> (Tensor<1>, f64) {
+        (self.weight.val(), self.eps)
+    }
+
     /// Normalizes each row of `x` (`[rows, width]`, F32).
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::rms_norm(x, self.weight.val(), self.eps)

@@ -43,6 +43,11 @@ impl Rope {
 }
 
 impl RopeTables {
+    /// Cosines and sines.
+    pub(crate) fn parts(&self) -> [Tensor<2>; 2] {
+        [self.cos.clone(), self.sin.clone()]
+    }
+
     /// Turns every head of `x` (`[batch, tokens, heads, head_dim]`); token `t` by the angles of row `t`.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         ops::rope(x, self.cos.clone(), self.sin.clone(), 0)

@@ -1,6 +1,7 @@
 //! The decoder of every ternary family.
 
 use bitnet_format::ModelConfig;
+use bitnet_kernels::CacheFormat;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -33,9 +34,9 @@ impl Transformer {
     }
 
     /// An empty cache for at most `limit` tokens, and never more than the model's context.
-    pub fn cache(&self, limit: usize) -> KvCache {
+    pub fn cache(&self, limit: usize, format: CacheFormat) -> KvCache {
         let ModelConfig { num_kv_heads, head_dim, context_length, .. } = self.config;
-        KvCache::new(self.blocks.len(), num_kv_heads, head_dim, limit.min(context_length), &self.device)
+        KvCache::new(self.blocks.len(), num_kv_heads, head_dim, limit.min(context_length), format, &self.device)
     }
 
     /// Runs `tokens` after those in `cache` and gives their hidden states, `[tokens, hidden]`, not yet normalized.

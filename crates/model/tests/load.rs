@@ -2,7 +2,7 @@
 
 use bitnet_fixtures::moby;
 use bitnet_format::Checkpoint;
-use bitnet_model::{ModelError, Transformer, load};
+use bitnet_model::{CacheFormat, ModelError, Transformer, load};
 use burn::tensor::{Device, Tensor};
 
 fn device() -> Device {
@@ -23,10 +23,10 @@ fn floats(tensor: Tensor<2>) -> Vec<f32> {
 fn a_cache_that_grows_gives_what_one_of_the_right_size_gives() {
     let model = model("i2_s.gguf");
     let tokens: Vec<u32> = (0..150).map(|i| (i * 37) % 4000).collect();
-    let mut whole = model.cache(150);
+    let mut whole = model.cache(150, CacheFormat::F32);
     let expected = floats(model.hidden(&tokens, &mut whole).unwrap());
 
-    let mut cache = model.cache(1000);
+    let mut cache = model.cache(1000, CacheFormat::F32);
     assert!(cache.is_empty());
     let first = cache.bytes();
     // Two halves, four layers, two KV heads of 64 values of four bytes.
@@ -48,8 +48,8 @@ fn a_cache_that_grows_gives_what_one_of_the_right_size_gives() {
 #[test]
 fn a_cache_keeps_its_limit_and_a_refusal_changes_nothing() {
     let model = model("packed-bitlinear");
-    assert_eq!(model.cache(usize::MAX).limit(), model.config().context_length);
-    let mut cache = model.cache(10);
+    assert_eq!(model.cache(usize::MAX, CacheFormat::F32).limit(), model.config().context_length);
+    let mut cache = model.cache(10, CacheFormat::F32);
     model.hidden(&[1; 8], &mut cache).unwrap();
     let error = model.hidden(&[1; 3], &mut cache).unwrap_err();
     assert!(matches!(error, ModelError::ContextFull { limit: 10, needed: 11 }), "{error}");

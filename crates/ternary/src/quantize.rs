@@ -184,6 +184,7 @@ fn round_half_even(x: f32) -> f32 {
 ///
 /// # Panics
 /// If `x` and `codes` differ in length.
+#[inline]
 pub fn absmax_int8(x: &[f32], codes: &mut [i8]) -> f32 {
     assert_eq!(x.len(), codes.len(), "one code for each activation");
     if x.iter().any(|x| !x.is_finite()) {

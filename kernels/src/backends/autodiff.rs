@@ -6,7 +6,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend};
 
-use crate::ops::{TernaryOps, TernarySpec};
+use crate::ops::{CacheSpec, TernaryOps, TernarySpec};
 
 /// Backward of the ternary linear layer: `dx = dy · W`, straight through the rounding of the activations.
 #[derive(Debug)]
@@ -41,6 +41,22 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::ternary_linear(x.into_primitive(), words, scale, spec)),
         }
+    }
+
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        keys: IntTensor<Self>,
+        values: IntTensor<Self>,
+        spec: CacheSpec,
+    ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
+        let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        let (out, keys, values) = B::cached_attention(q, k, v, cos, sin, keys, values, spec);
+        (Self::from_inner(out), keys, values)
     }
 
     fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {

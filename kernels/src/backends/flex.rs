@@ -27,6 +27,12 @@ impl HostBackend for Flex {
         x.as_slice().unwrap_or_else(|| panic!("expected contiguous U8 rows, got {:?}", x.dtype()))
     }
 
+    fn change_words(mut x: FlexTensor, f: impl FnOnce(&mut [u32])) -> FlexTensor {
+        x = Self::contiguous(x);
+        f(x.storage_mut());
+        x
+    }
+
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
         FlexTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
     }

@@ -5,12 +5,13 @@ use burn::backend::{Backend, TensorMetadata};
 
 use crate::cpu::attention::{AttentionShape, attention};
 use crate::cpu::dense::{self, DenseView, RowFormat};
-use crate::cpu::gate::{Gate, gated};
+use crate::cpu::gate::{self, Gate, gated};
 use crate::cpu::isa::Isa;
+use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheShape, CacheSide};
 use crate::cpu::norm;
 use crate::cpu::rope;
 use crate::cpu::ternary::{self, ScaleView, TernaryView};
-use crate::ops::{Activations, TernaryOps, TernarySpec};
+use crate::ops::{Activations, CacheSpec, LinearInput, Norm, TernaryOps, TernarySpec, Weight, Weights};
 
 /// A backend whose tensors can be borrowed as slices.
 ///
@@ -26,6 +27,8 @@ pub(crate) trait HostBackend: Backend {
     fn words(x: &IntTensor<Self>) -> &[u32];
     /// The values of a contiguous U8 tensor.
     fn bytes(x: &IntTensor<Self>) -> &[u8];
+    /// Changes the values of a U32 tensor: in place if nothing else holds them, else in a copy.
+    fn change_words(x: IntTensor<Self>, f: impl FnOnce(&mut [u32])) -> IntTensor<Self>;
     /// A new F32 tensor.
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
 }
@@ -38,6 +41,41 @@ fn scale_view<'a>(scale: &'a [f32], shape: [usize; 2], spec: &TernarySpec) -> Sc
     }
 }
 
+fn view<'a, B: HostBackend>(words: &'a IntTensor<B>, scale: &'a FloatTensor<B>, spec: &TernarySpec) -> TernaryView<'a> {
+    let [rows, _] = words.shape().dims();
+    let scale = scale_view(B::f32s(scale), scale.shape().dims(), spec);
+    TernaryView { words: B::words(words), order: spec.order, rows, cols: spec.cols, scale }
+}
+
+/// All layers of one input, which `row` writes for one token.
+fn linears<B: HostBackend>(
+    tokens: usize,
+    row: impl Fn(usize, &mut [f32]) + Sync,
+    weights: Weights<B>,
+) -> Vec<FloatTensor<B>> {
+    let contiguous =
+        |w: Weight<B>| Weight { words: B::contiguous_int(w.words), scale: B::contiguous(w.scale), spec: w.spec };
+    let tensors: Vec<Weight<B>> = weights.into_vec().into_iter().map(contiguous).collect();
+    let specs: Vec<TernarySpec> = tensors.iter().map(|w| w.spec).collect();
+    let weights: Vec<TernaryView<'_>> = tensors.iter().map(|w| view::<B>(&w.words, &w.scale, &w.spec)).collect();
+    let mut out: Vec<Vec<f32>> = weights.iter().map(|w| vec![0f32; tokens * w.rows]).collect();
+    if specs.iter().all(|spec| spec.activations == Activations::Int8) {
+        let mut out: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        ternary::linears(Isa::active(), tokens, row, &weights, &mut out);
+    } else {
+        let cols = weights.first().map_or(0, |w| w.cols);
+        let mut x = vec![0f32; tokens * cols];
+        x.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(token, x)| row(token, x));
+        for ((w, spec), out) in weights.iter().zip(&specs).zip(&mut out) {
+            match spec.activations {
+                Activations::Int8 => ternary::linear(Isa::active(), &x, tokens, w, out),
+                Activations::Float => ternary::linear_float(Isa::active(), &x, tokens, w, out),
+            }
+        }
+    }
+    out.into_iter().zip(&weights).map(|(out, w)| B::from_f32s(out, &[tokens, w.rows])).collect()
+}
+
 impl<B: HostBackend> TernaryOps for B {
     fn ternary_linear(
         x: FloatTensor<Self>,
@@ -45,24 +83,51 @@ impl<B: HostBackend> TernaryOps for B {
         scale: FloatTensor<Self>,
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
-        let (x, words, scale) = (B::contiguous(x), B::contiguous_int(words), B::contiguous(scale));
-        let [tokens, _] = x.shape().dims();
-        let [rows, _] = words.shape().dims();
-        let scale = scale_view(B::f32s(&scale), scale.shape().dims(), &spec);
-        let w = TernaryView { words: B::words(&words), rows, cols: spec.cols, scale };
-        let mut out = vec![0f32; tokens * rows];
-        match spec.activations {
-            Activations::Int8 => ternary::linear(Isa::active(), B::f32s(&x), tokens, &w, &mut out),
-            Activations::Float => ternary::linear_float(Isa::active(), B::f32s(&x), tokens, &w, &mut out),
+        let weights = Weights::One(Weight { words, scale, spec });
+        let mut out = B::ternary_linears(LinearInput::Plain(x), Norm::None, weights);
+        out.pop().expect("one output for each matrix")
+    }
+
+    fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Vec<FloatTensor<Self>> {
+        let isa = Isa::active();
+        let norm = match norm {
+            Norm::None => None,
+            Norm::Rms { weight, eps } => Some((B::contiguous(weight), eps as f32)),
+        };
+        let normalize = |row: &mut [f32]| {
+            if let Some((weight, eps)) = &norm {
+                norm::normalize(isa, row, B::f32s(weight), *eps);
+            }
+        };
+        match input {
+            LinearInput::Plain(x) => {
+                let x = B::contiguous(x);
+                let [tokens, cols] = x.shape().dims();
+                let x = B::f32s(&x);
+                let row = |token: usize, row: &mut [f32]| {
+                    row.copy_from_slice(&x[token * cols..][..cols]);
+                    normalize(row);
+                };
+                linears::<B>(tokens, row, weights)
+            }
+            LinearInput::Gated { gate, up, kind } => {
+                let (gate, up) = (B::contiguous(gate), B::contiguous(up));
+                let [tokens, cols] = gate.shape().dims();
+                let (gate, up) = (B::f32s(&gate), B::f32s(&up));
+                let row = |token: usize, row: &mut [f32]| {
+                    let (gate, up) = (&gate[token * cols..][..cols], &up[token * cols..][..cols]);
+                    gate::gated_row(isa, kind, gate, up, row);
+                    normalize(row);
+                };
+                linears::<B>(tokens, row, weights)
+            }
         }
-        B::from_f32s(out, &[tokens, rows])
     }
 
     fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {
         let (words, scale) = (B::contiguous_int(words), B::contiguous(scale));
-        let [rows, _] = words.shape().dims();
-        let scale = scale_view(B::f32s(&scale), scale.shape().dims(), &spec);
-        let w = TernaryView { words: B::words(&words), rows, cols: spec.cols, scale };
+        let w = view::<B>(&words, &scale, &spec);
+        let rows = w.rows;
         let mut out = vec![0f32; rows * spec.cols];
         ternary::dequantize(&w, &mut out);
         B::from_f32s(out, &[rows, spec.cols])
@@ -101,7 +166,7 @@ impl<B: HostBackend> TernaryOps for B {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let (x, weight) = (B::contiguous(x), B::contiguous(weight));
         let mut out = vec![0f32; x.shape().num_elements()];
-        norm::rms_norm(B::f32s(&x), B::f32s(&weight), eps as f32, &mut out);
+        norm::rms_norm(Isa::active(), B::f32s(&x), B::f32s(&weight), eps as f32, &mut out);
         B::from_f32s(out, x.shape().as_slice())
     }
 
@@ -109,7 +174,7 @@ impl<B: HostBackend> TernaryOps for B {
         let (x, cos, sin) = (B::contiguous(x), B::contiguous(cos), B::contiguous(sin));
         let [_, half] = cos.shape().dims();
         let mut out = B::f32s(&x).to_vec();
-        rope::rotate(&mut out, x.shape().dims(), B::f32s(&cos), B::f32s(&sin), half, start);
+        rope::rotate(Isa::active(), &mut out, x.shape().dims(), B::f32s(&cos), B::f32s(&sin), half, start);
         B::from_f32s(out, x.shape().as_slice())
     }
 
@@ -120,19 +185,57 @@ impl<B: HostBackend> TernaryOps for B {
         start: usize,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let (q, k, v) = (B::contiguous(q), B::contiguous(k), B::contiguous(v));
+        // As with a cache, which the kernel wants in its own order: [batch, positions, kv_heads, head_dim] in.
+        let side = |x: FloatTensor<B>| B::contiguous(B::float_swap_dims(x, 1, 2));
+        let (q, k, v) = (B::contiguous(q), side(k), side(v));
         let [batch, tokens, heads, head_dim] = q.shape().dims();
-        let [_, kv_heads, capacity, _] = k.shape().dims();
-        let shape = AttentionShape { batch, tokens, heads, kv_heads, head_dim, capacity, start };
+        let [_, positions, kv_heads, _] = k.shape().dims();
+        let cache =
+            CacheShape { batch, kv_heads, head_dim, blocks: positions.div_ceil(BLOCK), format: CacheFormat::F32 };
+        let (mut keys, mut values) = (vec![0u32; cache.words()], vec![0u32; cache.words()]);
+        cache.write(CacheSide::Keys, B::f32s(&k), 0, &mut keys);
+        cache.write(CacheSide::Values, B::f32s(&v), 0, &mut values);
+        let shape = AttentionShape { tokens, heads, start };
         let mut out = vec![0f32; q.shape().num_elements()];
-        attention(Isa::active(), B::f32s(&q), B::f32s(&k), B::f32s(&v), shape, scale as f32, &mut out);
+        attention(Isa::active(), B::f32s(&q), &keys, &values, cache, shape, scale as f32, &mut out);
         B::from_f32s(out, q.shape().as_slice())
+    }
+
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        keys: IntTensor<Self>,
+        values: IntTensor<Self>,
+        spec: CacheSpec,
+    ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
+        let isa = Isa::active();
+        let (q, k, v) = (B::contiguous(q), B::contiguous(k), B::contiguous(v));
+        let (cos, sin) = (B::contiguous(cos), B::contiguous(sin));
+        let (q_shape, k_shape): ([usize; 4], [usize; 4]) = (q.shape().dims(), k.shape().dims());
+        let [batch, tokens, heads, head_dim] = q_shape;
+        let [_, kv_heads, blocks, _] = keys.shape().dims();
+        let [_, half] = cos.shape().dims();
+        let (cos, sin) = (B::f32s(&cos), B::f32s(&sin));
+        let (mut turned_q, mut turned_k) = (B::f32s(&q).to_vec(), B::f32s(&k).to_vec());
+        rope::rotate(isa, &mut turned_q, q_shape, cos, sin, half, 0);
+        rope::rotate(isa, &mut turned_k, k_shape, cos, sin, half, 0);
+        let cache = CacheShape { batch, kv_heads, head_dim, blocks, format: spec.format };
+        let keys = B::change_words(keys, |keys| cache.write(CacheSide::Keys, &turned_k, spec.start, keys));
+        let values = B::change_words(values, |values| cache.write(CacheSide::Values, B::f32s(&v), spec.start, values));
+        let mut out = vec![0f32; turned_q.len()];
+        let shape = AttentionShape { tokens, heads, start: spec.start };
+        let (k, v) = (B::words(&keys), B::words(&values));
+        attention(isa, &turned_q, k, v, cache, shape, spec.scale as f32, &mut out);
+        (B::from_f32s(out, &q_shape), keys, values)
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {
         let (gate, up) = (B::contiguous(gate), B::contiguous(up));
         let mut out = vec![0f32; gate.shape().num_elements()];
-        gated(kind, B::f32s(&gate), B::f32s(&up), &mut out);
+        gated(Isa::active(), kind, B::f32s(&gate), B::f32s(&up), &mut out);
         B::from_f32s(out, gate.shape().as_slice())
     }
 }

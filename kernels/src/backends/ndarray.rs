@@ -59,6 +59,16 @@ impl HostBackend for NdArray {
         slice!(x, U8)
     }
 
+    fn change_words(x: NdArrayTensor, f: impl FnOnce(&mut [u32])) -> NdArrayTensor {
+        match Self::contiguous_int(x) {
+            NdArrayTensor::U32(mut storage) => {
+                f(storage.ensure_owned().as_slice_mut().expect("the tensor is contiguous"));
+                NdArrayTensor::U32(storage)
+            }
+            other => panic!("expected a U32 tensor, got {:?}", other.dtype()),
+        }
+    }
+
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> NdArrayTensor {
         NdArrayTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
     }

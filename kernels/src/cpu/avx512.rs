@@ -1,36 +1,90 @@
-//! The int8 × 2-bit dot product on AVX-512 with VNNI.
+//! Int8 × 2-bit products on AVX-512 with VNNI.
 
 use std::arch::x86_64::*;
 
-const VECTOR: usize = 64;
+use super::tiles::TILE_ROWS;
 
-/// `sum(code * x)` for each of `T` tokens; `planes` as in [`super::ternary`], 64 weight bytes a vector.
+/// Words between what is used and what is fetched: four kilobytes, the time that memory takes to answer.
+const PREFETCH: usize = 1024;
+
+/// `sum(code * x)` of 16 rows for one token: the loop of a decode step, which should cost no more than reading the words.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW and VNNI, and each of `planes` has at least `4 * 64` values for each 64 weight bytes
-/// begun.
+/// The processor has AVX-512 F, BW and VNNI.
+///
+/// # Panics
+/// When `tile` is not 16 words, or `x` not 4 lanes, for each word of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(crate) unsafe fn code_dots<const T: usize>(weights: &[u8], planes: [&[i8]; T]) -> [i32; T] {
-    let mask = _mm512_set1_epi8(3);
+pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 1] {
+    let words = tile.len() / TILE_ROWS;
+    assert!(x.len() == 4 * words, "lanes");
     // One sum for each plane: an addition has to wait for the one before it on the same sum.
-    let mut sums = [[_mm512_setzero_si512(); 4]; T];
-    for (v, weights) in weights.chunks(VECTOR).enumerate() {
-        let there = u64::MAX >> (VECTOR - weights.len());
-        // SAFETY: only the bytes that are there are read.
-        let bytes = unsafe { _mm512_maskz_loadu_epi8(there, weights.as_ptr().cast()) };
-        let codes = [
-            _mm512_and_si512(bytes, mask),
-            _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), mask),
-            _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask),
-            _mm512_and_si512(_mm512_srli_epi16::<6>(bytes), mask),
-        ];
-        for t in 0..T {
-            for plane in 0..4 {
-                // SAFETY: the caller gives 4 × 64 activations for each vector.
-                let x = unsafe { _mm512_loadu_si512(planes[t].as_ptr().add((4 * v + plane) * VECTOR).cast()) };
-                sums[t][plane] = _mm512_dpbusd_epi32(sums[t][plane], codes[plane], x);
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for k in 0..words {
+        // SAFETY: word `k` of 16 rows and the four lanes of their activations are there. The prefetch is a hint, of an
+        // address that need not exist.
+        unsafe {
+            let bytes = tile.as_ptr().add(TILE_ROWS * k);
+            _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
+            let codes = unpack(_mm512_loadu_si512(bytes.cast()));
+            for (p, sum) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_epi32(x.as_ptr().add(4 * k + p).read().cast_signed());
+                *sum = _mm512_dpbusd_epi32(*sum, codes[p], x);
             }
         }
     }
-    sums.map(|[a, b, c, d]| _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))))
+    let [a, b, c, d] = sums;
+    [to_array(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)))]
+}
+
+/// `sum(code * x)` of `M` tiles for `T` tokens: `[tile][token][row]`. With two tiles and twelve tokens the sums take 24 of
+/// the 32 registers, and each activation that is read serves 32 rows.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VNNI.
+///
+/// # Panics
+/// When a tile is not 16 words, or `x` not `4 T` lanes, for each word of a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(crate) unsafe fn dots<const M: usize, const T: usize>(tiles: [&[u32]; M], x: &[u32]) -> [[[i32; TILE_ROWS]; T]; M] {
+    let words = x.len() / (4 * T);
+    assert!(tiles.iter().all(|tile| tile.len() == TILE_ROWS * words) && x.len() == 4 * T * words, "lanes");
+    let mask = _mm512_set1_epi8(3);
+    let mut sums = [[_mm512_setzero_si512(); T]; M];
+    for k in 0..words {
+        // SAFETY: word `k` of 16 rows is there, in each tile.
+        let mut bytes = tiles.map(|tile| unsafe { _mm512_loadu_si512(tile.as_ptr().add(TILE_ROWS * k).cast()) });
+        for p in 0..4 {
+            let codes = bytes.map(|bytes| _mm512_and_si512(bytes, mask));
+            bytes = bytes.map(|bytes| _mm512_srli_epi16::<2>(bytes));
+            for t in 0..T {
+                // SAFETY: the lanes of `T` tokens are there for each plane of each word.
+                let x = unsafe { x.as_ptr().add((4 * k + p) * T + t).read() };
+                let x = _mm512_set1_epi32(x.cast_signed());
+                for m in 0..M {
+                    sums[m][t] = _mm512_dpbusd_epi32(sums[m][t], codes[m], x);
+                }
+            }
+        }
+    }
+    sums.map(|tile| tile.map(|sum| to_array(sum)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(bytes: __m512i) -> [__m512i; 4] {
+    let mask = _mm512_set1_epi8(3);
+    [
+        _mm512_and_si512(bytes, mask),
+        _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), mask),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask),
+        _mm512_and_si512(_mm512_srli_epi16::<6>(bytes), mask),
+    ]
+}
+
+#[target_feature(enable = "avx512f")]
+fn to_array(lanes: __m512i) -> [i32; TILE_ROWS] {
+    let mut array = [0; TILE_ROWS];
+    // SAFETY: there is room for 16 lanes.
+    unsafe { _mm512_storeu_si512(array.as_mut_ptr().cast(), lanes) };
+    array
 }

@@ -6,6 +6,7 @@
 use half::slice::HalfFloatSliceExt;
 
 use super::isa::Isa;
+use super::q6_k::{self, SplitActivations};
 use super::{lanes, parallel};
 
 /// How the values of a row are stored; all of it little-endian.
@@ -17,6 +18,8 @@ pub enum RowFormat {
     F16,
     /// bfloat16, two bytes a value.
     Bf16,
+    /// Blocks of 256 in six bits: products are taken with the codes themselves, see `q6_k.rs`. The function is as below.
+    Q6K(fn(bytes: &[u8], row: &mut [f32])),
     /// Anything else, by the function that turns the bytes of one row into its values.
     Other(fn(bytes: &[u8], row: &mut [f32])),
 }
@@ -39,7 +42,7 @@ impl RowFormat {
                     *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
                 }
             }
-            RowFormat::Other(decode) => decode(bytes, row),
+            RowFormat::Q6K(decode) | RowFormat::Other(decode) => decode(bytes, row),
         }
     }
 }
@@ -119,29 +122,37 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     if cols == 0 || tokens == 0 {
         return out.fill(0.0);
     }
+    let split: Vec<SplitActivations> = match w {
+        DenseView::Stored { format: RowFormat::Q6K(_), .. } => {
+            x.chunks_exact(cols).map(SplitActivations::new).collect()
+        }
+        _ => Vec::new(),
+    };
     let rows_at_once = parallel::rows_per_task(rows, 8);
-    let run = |task: usize, out: &mut [f32]| {
+    let out = parallel::Parts::new(out);
+    parallel::tasks(rows.div_ceil(rows_at_once), tokens * rows * cols, |task| {
         let mut buffer = Vec::new();
-        for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
-            let n = task * rows_at_once + i;
-            if let [out] = out {
-                *out = w.dot(isa, n, x, &mut buffer);
+        for n in task * rows_at_once..rows.min((task + 1) * rows_at_once) {
+            let put = |token: usize, y: f32| {
+                let at = token * rows + n;
+                // SAFETY: a row is written by its task alone.
+                unsafe { out.write(at, y) };
+            };
+            if let DenseView::Stored { bytes, row_bytes, format: RowFormat::Q6K(_), .. } = w {
+                let row = &bytes[n * row_bytes..][..*row_bytes];
+                split.iter().enumerate().for_each(|(token, x)| put(token, q6_k::dot(isa, row, x)));
+                continue;
+            }
+            if tokens == 1 {
+                put(0, w.dot(isa, n, x, &mut buffer));
                 continue;
             }
             let row = w.row(n, &mut buffer);
-            for (x, out) in x.chunks_exact(cols).zip(out) {
-                *out = lanes::dot(isa, x, row);
+            for (token, x) in x.chunks_exact(cols).enumerate() {
+                put(token, lanes::dot(isa, x, row));
             }
         }
-    };
-    let work = tokens * rows * cols;
-    if tokens == 1 {
-        parallel::chunks(out, rows_at_once, work, run);
-    } else {
-        let mut by_row = vec![0f32; out.len()];
-        parallel::chunks(&mut by_row, rows_at_once * tokens, work, run);
-        parallel::transpose(&by_row, tokens, out, rows);
-    }
+    });
 }
 
 fn decode_f16(bytes: &[u8], row: &mut [f32]) {

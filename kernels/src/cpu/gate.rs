@@ -1,5 +1,7 @@
 //! The gate of a gated MLP.
 
+use super::exp::exp;
+use super::isa::{Isa, on_each_isa};
 use super::parallel;
 
 /// What the gate applies to `gate` before it multiplies `up`.
@@ -11,30 +13,34 @@ pub enum Gate {
     Silu,
 }
 
-impl Gate {
-    /// The function of one value.
-    pub fn apply(self, g: f32) -> f32 {
-        match self {
-            Gate::Relu2 => {
-                let g = g.max(0.0);
-                g * g
-            }
-            Gate::Silu => g / (1.0 + (-g).exp()),
-        }
-    }
-}
-
 /// `out[i] = act(gate[i]) * up[i]`, in f32: a squared ReLU leaves the range of f16.
 ///
 /// # Panics
-/// When the slices differ in length.
-pub fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+/// When this processor cannot run `isa`, or the slices differ in length.
+pub fn gated(isa: Isa, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    const CHUNK: usize = 4096;
+    isa.check();
     assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "gate and up");
     let work = 4 * out.len();
-    parallel::chunks(out, 4096, work, |i, out| {
-        let at = i * 4096;
-        for ((out, gate), up) in out.iter_mut().zip(&gate[at..]).zip(&up[at..]) {
-            *out = kind.apply(*gate) * up;
-        }
+    parallel::chunks(out, CHUNK, work, |i, out| {
+        let (start, end) = (i * CHUNK, i * CHUNK + out.len());
+        gated_row(isa, kind, &gate[start..end], &up[start..end], out);
     });
+}
+
+on_each_isa! {
+    /// [`gated`] on the calling thread.
+    pub(crate) fn gated_row(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = gated_body
+}
+
+#[inline(always)]
+fn gated_body(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let all = out.iter_mut().zip(gate).zip(up);
+    match kind {
+        Gate::Relu2 => all.for_each(|((out, g), up)| {
+            let g = g.max(0.0);
+            *out = g * g * up;
+        }),
+        Gate::Silu => all.for_each(|((out, g), up)| *out = g / (1.0 + exp(-g)) * up),
+    }
 }

@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust.
     Scalar,
-    /// x86-64 with AVX2 and F16C (Intel Haswell, AMD Zen).
+    /// x86-64 with AVX2, FMA and F16C (Intel Haswell, AMD Zen).
     Avx2,
-    /// x86-64 with AVX-512 F, BW and VNNI (Intel Ice Lake, AMD Zen 4).
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake, AMD Zen 4).
     Avx512Vnni,
     /// AArch64 with the NEON that every Armv8 core has.
     Neon,
@@ -38,13 +38,19 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
@@ -134,6 +140,38 @@ impl IsaError {
         Self { wanted: wanted.to_string(), available: available.join(", ") }
     }
 }
+
+/// Compiles the body of a function once for each instruction set and calls the one that was asked for.
+///
+/// `fn name(isa, args) -> result = body` needs `body` to be `#[inline(always)]`. Floats stay the same to the bit: the
+/// compiler may use wider vectors, but neither another order of additions nor fused ones.
+macro_rules! on_each_isa {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $generic:ident: $gtype:ty>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:expr) => {
+        $(#[$meta])*
+        $vis fn $name $(<const $generic: $gtype>)? (isa: $crate::cpu::isa::Isa, $($arg: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+            fn avx512 $(<const $generic: $gtype>)? ($($arg: $type),*) $(-> $result)? {
+                $body($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c")]
+            fn avx2 $(<const $generic: $gtype>)? ($($arg: $type),*) $(-> $result)? {
+                $body($($arg),*)
+            }
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: whoever came in through a public function has passed `Isa::check`.
+                $crate::cpu::isa::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => $body($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use on_each_isa;
 
 #[cfg(test)]
 mod tests {

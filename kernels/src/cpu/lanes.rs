@@ -4,34 +4,19 @@
 //! going to partial sum `i % 32`, and add those in a fixed tree, with a product and a sum rounded each for itself.
 //! The compiler turns that into the vectors of each instruction set, and all of them give the same bits.
 
-use super::isa::Isa;
+use super::isa::{Isa, on_each_isa};
 
 const LANES: usize = 32;
 
-/// `sum_i a[i] * b[i]`; the shorter slice decides the length.
-pub(crate) fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { dot_avx512(a, b) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { dot_avx2(a, b) },
-        _ => dot_body(a, b),
-    }
+on_each_isa! {
+    /// `sum_i a[i] * b[i]`; the shorter slice decides the length.
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body
 }
 
-/// `y[i] += a * x[i]`.
-pub(crate) fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
-        Isa::Avx512Vnni => unsafe { axpy_avx512(a, x, y) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
-        Isa::Avx2 => unsafe { axpy_avx2(a, x, y) },
-        _ => axpy_body(a, x, y),
-    }
+on_each_isa! {
+    /// [`dot`] with the second operand as bfloat16, two little-endian bytes a value; the same bits as after conversion to
+    /// f32.
+    pub(crate) fn dot_bf16(a: &[f32], b: &[u8]) -> f32 = dot_bf16_body
 }
 
 /// [`dot`] with the second operand as IEEE half precision, two little-endian bytes a value; the same bits as after
@@ -39,25 +24,12 @@ pub(crate) fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
 pub(crate) fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
         Isa::Avx512Vnni => unsafe { dot_f16_avx512(a, b) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
+        // SAFETY: as above.
         Isa::Avx2 => unsafe { dot_f16_avx2(a, b) },
         _ => dot_stored(a, b, |b| half::f16::from_le_bytes(b).to_f32()),
-    }
-}
-
-/// [`dot`] with the second operand as bfloat16, two little-endian bytes a value; the same bits as after conversion to f32.
-pub(crate) fn dot_bf16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
-        Isa::Avx512Vnni => unsafe { dot_bf16_avx512(a, b) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `dot`.
-        Isa::Avx2 => unsafe { dot_bf16_avx2(a, b) },
-        _ => dot_stored(a, b, from_bf16),
     }
 }
 
@@ -99,6 +71,11 @@ fn dot_stored(a: &[f32], b: &[u8], value: impl Fn([u8; 2]) -> f32) -> f32 {
     total(sums)
 }
 
+#[inline(always)]
+fn dot_bf16_body(a: &[f32], b: &[u8]) -> f32 {
+    dot_stored(a, b, from_bf16)
+}
+
 /// The partial sums in a fixed tree.
 #[inline(always)]
 fn total(mut sums: [f32; LANES]) -> f32 {
@@ -110,37 +87,6 @@ fn total(mut sums: [f32; LANES]) -> f32 {
         width /= 2;
     }
     sums[0]
-}
-
-#[inline(always)]
-fn axpy_body(a: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += a * x;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
-    dot_body(a, b)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
-    dot_body(a, b)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn dot_bf16_avx512(a: &[f32], b: &[u8]) -> f32 {
-    dot_stored(a, b, from_bf16)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn dot_bf16_avx2(a: &[f32], b: &[u8]) -> f32 {
-    dot_stored(a, b, from_bf16)
 }
 
 /// Vectors of 16 halves become 16 floats: the compiler does not find that conversion by itself.
@@ -201,18 +147,6 @@ fn dot_f16_avx2(a: &[f32], b: &[u8]) -> f32 {
     total(sums)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn axpy_avx512(a: f32, x: &[f32], y: &mut [f32]) {
-    axpy_body(a, x, y);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn axpy_avx2(a: f32, x: &[f32], y: &mut [f32]) {
-    axpy_body(a, x, y);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,8 +161,6 @@ mod tests {
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let expected = dot(Isa::Scalar, &a, &b);
             assert!((f64::from(expected) - exact).abs() <= 1e-5 * exact.abs().max(1e3), "{expected} {exact}");
-            let mut sum = b.clone();
-            axpy(Isa::Scalar, 0.3, &a, &mut sum);
             let halves: Vec<half::f16> = b.iter().map(|x| half::f16::from_f32(*x)).collect();
             let bf16s: Vec<half::bf16> = b.iter().map(|x| half::bf16::from_f32(*x)).collect();
             let half_bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -239,9 +171,6 @@ mod tests {
                 assert_eq!(dot_f16(isa, &a, &half_bytes).to_bits(), of_halves.to_bits(), "{isa} {n}");
                 assert_eq!(dot_bf16(isa, &a, &bf16_bytes).to_bits(), of_bf16s.to_bits(), "{isa} {n}");
                 assert_eq!(dot(isa, &a, &b).to_bits(), expected.to_bits(), "{isa} {n}");
-                let mut y = b.clone();
-                axpy(isa, 0.3, &a, &mut y);
-                assert_eq!(y, sum, "{isa} {n}");
             }
         }
     }

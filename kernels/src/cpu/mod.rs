@@ -1,20 +1,26 @@
 //! Slice kernels of the CPU backends.
 //!
-//! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current `rayon` pool.
+//! Every function takes the [`isa::Isa`] to run on and splits its work over the threads of the current [`pool`].
 //! Results do not depend on either: integers are exact, and floats are added in one fixed order (see `lanes.rs`), so a
 //! model gives the same text on one machine, whatever the instruction set and the number of threads.
 
+mod activations;
 pub mod attention;
 pub mod dense;
+mod exp;
 pub mod gate;
 pub mod isa;
+pub mod kv_cache;
 mod lanes;
 pub mod norm;
 mod parallel;
+pub mod pool;
 #[cfg(not(target_family = "wasm"))]
 pub mod probe;
+mod q6_k;
 pub mod rope;
 pub mod ternary;
+pub mod tiles;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,17 +1,22 @@
-//! The int8 × 2-bit dot product in portable Rust.
+//! Int8 × 2-bit products in portable Rust.
 
-const VECTOR: usize = 16;
+use super::tiles::TILE_ROWS;
 
-/// `sum(code * x)` for each of `T` tokens; `planes` as in [`super::ternary`], 16 weight bytes a vector.
-pub(crate) fn code_dots<const T: usize>(weights: &[u8], planes: [&[i8]; T]) -> [i32; T] {
-    let mut sums = [0i32; T];
-    for (v, weights) in weights.chunks(VECTOR).enumerate() {
-        for (sum, planes) in sums.iter_mut().zip(planes) {
-            let planes = &planes[v * 4 * VECTOR..][..4 * VECTOR];
-            for (i, byte) in weights.iter().enumerate() {
-                for plane in 0..4 {
-                    let code = i32::from((byte >> (2 * plane)) & 3);
-                    *sum += code * i32::from(planes[plane * VECTOR + i]);
+/// `sum(code * x)` of 16 rows for `T` tokens: `[token][row]`.
+///
+/// # Panics
+/// When `tile` is not 16 words, or `x` not `4 T` lanes, for each word of a row.
+pub(crate) fn dots<const T: usize>(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; T] {
+    let mut sums = [[0i32; TILE_ROWS]; T];
+    assert!(tile.len() / TILE_ROWS == x.len() / (4 * T), "lanes");
+    for (words, x) in tile.chunks_exact(TILE_ROWS).zip(x.chunks_exact(4 * T)) {
+        for (p, x) in x.chunks_exact(T).enumerate() {
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x = x.to_le_bytes().map(|byte| i32::from(byte.cast_signed()));
+                for (sum, word) in sums.iter_mut().zip(words) {
+                    let codes = (word >> (2 * p)) & 0x0303_0303;
+                    let codes = codes.to_le_bytes().map(i32::from);
+                    *sum += codes[0] * x[0] + codes[1] * x[1] + codes[2] * x[2] + codes[3] * x[3];
                 }
             }
         }

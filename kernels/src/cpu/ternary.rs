@@ -1,31 +1,26 @@
 //! The ternary linear layer: int8 activations × 2-bit codes, exact in the integers.
 //!
-//! The packed words are used in their canonical order, 16 codes a word and so four codes a byte. A vector of `V`
-//! weight bytes, shifted right by 0, 2, 4 and 6 bits and masked, gives four vectors of codes: those of the elements
-//! `4 i`, `4 i + 1`, `4 i + 2` and `4 i + 3`. So the weights stream without a shuffle, and the activations are laid out
-//! once per token into the same four planes:
-//!
-//! ```text
-//! weights      byte i  = code[4i] | code[4i+1] << 2 | code[4i+2] << 4 | code[4i+3] << 6         (V bytes, 4 V codes)
-//! activations  x[0] x[4] x[8] ..  | x[1] x[5] ..  | x[2] x[6] ..  | x[3] x[7] ..               (4 planes of V bytes)
-//! ```
-//!
-//! Codes are trits plus one, so `sum(trit * x) = sum(code * x) - sum(x)`. Activations are padded with zeros to whole
-//! vectors, which makes the padding of the weights irrelevant.
+//! The weights lie as [`super::tiles`] says and the activations as [`super::activations`] says, so the kernels of the
+//! instruction sets only load, shift, mask, multiply and add. Codes are trits plus one, so
+//! `sum(trit * x) = sum(code * x) - sum(x)`. Columns that are not there have activations of zero, which makes the padding
+//! of the weights irrelevant.
 
-use bitnet_ternary::quantize::absmax_int8;
-
+use super::activations::{Activations, Block};
 use super::isa::Isa;
-use super::{lanes, parallel, scalar};
+use super::parallel::{self, Parts};
+use super::tiles::{TILE_ROWS, WeightOrder};
+use super::{lanes, scalar};
 
-/// Tokens that share one unpacking of the weights.
-const TILE: usize = 4;
+/// Tiles that one task takes: two of them share each activation that is read.
+const PANEL: usize = 2;
 
-/// A packed ternary matrix in canonical order, borrowed. No code is 3: the kernels do not look, and would not agree.
+/// A packed ternary matrix, borrowed. No code is 3: the kernels do not look, and would not agree.
 #[derive(Clone, Copy, Debug)]
 pub struct TernaryView<'a> {
     /// `rows * ceil(cols / 16)` words.
     pub words: &'a [u32],
+    /// How they lie.
+    pub order: WeightOrder,
     /// Output features.
     pub rows: usize,
     /// Input features.
@@ -52,7 +47,7 @@ pub enum ScaleView<'a> {
 
 impl TernaryView<'_> {
     fn check(&self, x: usize, tokens: usize, out: usize) {
-        assert_eq!(self.words.len(), self.rows * self.cols.div_ceil(16), "packed words");
+        assert_eq!(self.words.len(), self.rows * self.width(), "packed words");
         assert_eq!(x, tokens * self.cols, "activations");
         assert_eq!(out, tokens * self.rows, "output");
         match self.scale {
@@ -65,145 +60,238 @@ impl TernaryView<'_> {
         }
     }
 
+    /// Words of a row.
+    fn width(&self) -> usize {
+        self.cols.div_ceil(16)
+    }
+
     /// Columns that share a scale and so are summed as one integer.
-    fn segment(&self) -> usize {
+    pub(crate) fn segment(&self) -> usize {
         match self.scale {
             ScaleView::Group { size, .. } => size.min(self.cols),
             _ => self.cols,
         }
     }
 
-    fn row_bytes(&self, row: usize) -> &[u8] {
-        let width = self.cols.div_ceil(16);
-        let words = &self.words[row * width..][..width];
-        // SAFETY: `u32` has no padding, every byte pattern is a `u8`, and the length is the slice's own.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-    }
-}
-
-/// Int8 activations of some tokens, laid out for the kernels.
-struct Activations {
-    /// `[tokens, segments, padded]`, each segment in planes.
-    planes: Vec<i8>,
-    /// `[tokens, segments]`: the sum of each segment's int8 values.
-    sums: Vec<i32>,
-    /// Int8 values in a padded segment.
-    padded: usize,
-    segments: usize,
-}
-
-impl Activations {
-    /// Lays out `codes` (`[tokens, cols]`) in segments of `segment` columns.
-    fn new(isa: Isa, codes: &[i8], cols: usize, segment: usize) -> Self {
-        let vector = vector_bytes(isa);
-        let segments = cols.div_ceil(segment.max(1));
-        let padded = segment.div_ceil(4 * vector) * 4 * vector;
-        let tokens = codes.len() / cols.max(1);
-        let mut planes = vec![0i8; tokens * segments * padded];
-        let mut sums = vec![0i32; tokens * segments];
-        for (token, codes) in codes.chunks_exact(cols.max(1)).enumerate() {
-            for (s, codes) in codes.chunks(segment.max(1)).enumerate() {
-                let at = token * segments + s;
-                sums[at] = codes.iter().map(|x| i32::from(*x)).sum();
-                let target = planes[at * padded..][..padded].chunks_exact_mut(4 * vector);
-                for (planes, codes) in target.zip(codes.chunks(4 * vector)) {
-                    let (quads, rest) = codes.as_chunks::<4>();
-                    for (i, quad) in quads.iter().enumerate() {
-                        for (plane, x) in quad.iter().enumerate() {
-                            planes[plane * vector + i] = *x;
-                        }
-                    }
-                    for (plane, x) in rest.iter().enumerate() {
-                        planes[plane * vector + quads.len()] = *x;
+    /// The words of 16 rows in tile order, the rows that are not there as zeros; copied to `buffer` if they do not lie so.
+    fn tile<'b>(&'b self, tile: usize, buffer: &'b mut Vec<u32>) -> &'b [u32] {
+        let (first, width) = (tile * TILE_ROWS, self.width());
+        let rows = TILE_ROWS.min(self.rows - first);
+        let words = &self.words[first * width..][..rows * width];
+        if rows == TILE_ROWS && self.order == WeightOrder::Tiles {
+            return words;
+        }
+        buffer.clear();
+        buffer.resize(TILE_ROWS * width, 0);
+        match self.order {
+            WeightOrder::Tiles => {
+                for (to, from) in buffer.chunks_exact_mut(TILE_ROWS).zip(words.chunks_exact(rows)) {
+                    to[..rows].copy_from_slice(from);
+                }
+            }
+            WeightOrder::Rows => {
+                for (row, words) in words.chunks_exact(width).enumerate() {
+                    for (k, word) in words.iter().enumerate() {
+                        buffer[k * TILE_ROWS + row] = *word;
                     }
                 }
             }
         }
-        Self { planes, sums, padded, segments }
+        buffer
     }
 
-    fn planes(&self, token: usize, segment: usize) -> &[i8] {
-        &self.planes[(token * self.segments + segment) * self.padded..][..self.padded]
-    }
-
-    fn sum(&self, token: usize, segment: usize) -> i32 {
-        self.sums[token * self.segments + segment]
-    }
-}
-
-/// Weight bytes that a kernel reads at once.
-fn vector_bytes(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512Vnni => 64,
-        Isa::Avx2 => 32,
-        Isa::Scalar | Isa::Neon | Isa::NeonDotprod => 16,
-    }
-}
-
-/// `sum(code * x)` over the codes in `weights` for each of `T` tokens.
-fn code_dots<const T: usize>(isa: Isa, weights: &[u8], planes: [&[i8]; T]) -> [i32; T] {
-    debug_assert!(planes.iter().all(|p| p.len() >= weights.len().next_multiple_of(vector_bytes(isa)) * 4));
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever came in through a public function has passed `Isa::check`, and each token's planes
-        // cover the weights rounded up to whole vectors (`Activations::new`).
-        Isa::Avx512Vnni => unsafe { super::avx512::code_dots(weights, planes) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { super::avx2::code_dots(weights, planes) },
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        Isa::Neon => unsafe { super::neon::code_dots(weights, planes) },
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        Isa::NeonDotprod => unsafe { super::neon::code_dots_dotprod(weights, planes) },
-        _ => scalar::code_dots(weights, planes),
-    }
-}
-
-/// Calls `write(row, token, dots)` for every output, where `dots` are the exact integers of the row's segments.
-fn for_each_output<O: Copy + Default + Send + Sync>(
-    isa: Isa,
-    codes: &[i8],
-    tokens: usize,
-    w: &TernaryView<'_>,
-    out: &mut [O],
-    finish: impl Fn(usize, usize, &[i32]) -> O + Sync,
-) {
-    let segment = w.segment();
-    let acts = Activations::new(isa, codes, w.cols, segment);
-    let rows_at_once = parallel::rows_per_task(w.rows, 16);
-    // The output of a task is `[rows, tokens]`: its own, whatever the number of tokens.
-    let run = |task: usize, out: &mut [O]| {
-        let mut dots = vec![[0i32; TILE]; acts.segments];
-        let mut of_token = vec![0i32; acts.segments];
-        for first in (0..tokens).step_by(TILE) {
-            for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
-                let row = task * rows_at_once + i;
-                let bytes = w.row_bytes(row);
-                let tile = TILE.min(tokens - first);
-                for (s, dots) in dots.iter_mut().enumerate() {
-                    let weights = &bytes[s * segment / 4..];
-                    let weights = &weights[..weights.len().min(segment.div_ceil(16) * 4)];
-                    if tile == TILE {
-                        *dots = code_dots(isa, weights, std::array::from_fn(|t| acts.planes(first + t, s)));
-                    } else {
-                        for (t, dot) in dots.iter_mut().enumerate().take(tile) {
-                            [*dot] = code_dots(isa, weights, [acts.planes(first + t, s)]);
-                        }
-                    }
-                    for (t, dot) in dots.iter_mut().enumerate().take(tile) {
-                        *dot -= acts.sum(first + t, s);
-                    }
-                }
-                for t in 0..tile {
-                    of_token.iter_mut().zip(&dots).for_each(|(one, all)| *one = all[t]);
-                    out[first + t] = finish(row, first + t, &of_token);
-                }
+    /// The trits of one row as floats.
+    fn unpack(&self, row: usize, trits: &mut [f32]) {
+        let (first, width) = (row / TILE_ROWS * TILE_ROWS, self.width());
+        let (start, stride) = match self.order {
+            WeightOrder::Rows => (row * width, 1),
+            WeightOrder::Tiles => (first * width + row - first, TILE_ROWS.min(self.rows - first)),
+        };
+        for (k, trits) in trits.chunks_mut(16).enumerate() {
+            let word = self.words[start + k * stride];
+            for (j, trit) in trits.iter_mut().enumerate() {
+                *trit = ((word >> (2 * j)) & 3) as f32 - 1.0;
             }
+        }
+    }
+}
+
+/// `sum(code * x)` of up to two tiles for a block of `T` tokens, `[tile][token][row]`.
+fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32]) -> [[[i32; TILE_ROWS]; T]; PANEL] {
+    let one = |tile: &[u32]| -> [[i32; TILE_ROWS]; T] {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: whoever came in through a public function has passed `Isa::check`.
+            Isa::Avx512Vnni => unsafe {
+                let [dots] = super::avx512::dots([tile], x);
+                dots
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { super::avx2::dots(tile, x) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::Neon => unsafe { super::neon::dots(tile, x) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::NeonDotprod => unsafe { super::neon::dots_dotprod(tile, x) },
+            _ => scalar::dots(tile, x),
         }
     };
-    parallel::chunks(out, rows_at_once * tokens.max(1), tokens * w.rows * w.cols, run);
+    match *tiles {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        [a, b] if isa == Isa::Avx512Vnni => unsafe { super::avx512::dots([a, b], x) },
+        [a, b] => [one(a), one(b)],
+        [a] => [one(a), [[0; TILE_ROWS]; T]],
+        _ => unreachable!("a panel has one or two tiles"),
+    }
+}
+
+/// [`code_dots`] for one token: a decode step.
+fn code_dots_of_one(isa: Isa, tiles: &[&[u32]], x: &[u32]) -> [[[i32; TILE_ROWS]; 1]; PANEL] {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Vnni {
+        // SAFETY: as in `code_dots`.
+        let one = |tile| unsafe { super::avx512::dots_of_one(tile, x) };
+        return match *tiles {
+            [a, b] => [one(a), one(b)],
+            [a] => [one(a), [[0; TILE_ROWS]; 1]],
+            _ => unreachable!("a panel has one or two tiles"),
+        };
+    }
+    code_dots::<1>(isa, tiles, x)
+}
+
+/// Where the exact integers of some rows go.
+trait Sink: Sync {
+    /// The integers `dots` of the rows `row..` for one token and one segment; segments come in order.
+    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]);
+}
+
+/// One matrix of several that meet the same activations.
+struct Product<'a, S> {
+    weights: TernaryView<'a>,
+    sink: S,
+}
+
+impl<S: Sink> Product<'_, S> {
+    fn panels(&self) -> usize {
+        self.weights.rows.div_ceil(PANEL * TILE_ROWS)
+    }
+
+    fn run_panel(&self, isa: Isa, panel: usize, acts: &Activations) {
+        let w = &self.weights;
+        let mut buffers = [Vec::new(), Vec::new()];
+        let first = panel * PANEL;
+        let count = PANEL.min(w.rows.div_ceil(TILE_ROWS) - first);
+        let mut tiles: [&[u32]; PANEL] = [&[]; PANEL];
+        for ((tile, buffer), i) in tiles.iter_mut().zip(&mut buffers).take(count).zip(first..) {
+            *tile = w.tile(i, buffer);
+        }
+        for block in acts.blocks() {
+            match block.tokens {
+                1 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots_of_one),
+                2 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<2>),
+                4 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<4>),
+                8 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<8>),
+                12 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<12>),
+                other => unreachable!("no instruction set has blocks of {other} tokens"),
+            }
+        }
+    }
+
+    fn run_block<const T: usize>(
+        &self,
+        isa: Isa,
+        first_tile: usize,
+        tiles: &[&[u32]],
+        acts: &Activations,
+        block: Block,
+        kernel: impl Fn(Isa, &[&[u32]], &[u32]) -> [[[i32; TILE_ROWS]; T]; PANEL],
+    ) {
+        let words_in_segment = acts.segment().div_ceil(16);
+        for segment in 0..acts.segments() {
+            let start = segment * words_in_segment;
+            let end = self.weights.width().min(start + words_in_segment);
+            let mut parts: [&[u32]; PANEL] = [&[]; PANEL];
+            for (part, tile) in parts.iter_mut().zip(tiles) {
+                *part = &tile[start * TILE_ROWS..end * TILE_ROWS];
+            }
+            let dots = kernel(isa, &parts[..tiles.len()], acts.lanes(block, start, end));
+            for (i, dots) in dots.iter().enumerate().take(tiles.len()) {
+                let row = (first_tile + i) * TILE_ROWS;
+                let rows = TILE_ROWS.min(self.weights.rows - row);
+                for (t, dots) in dots.iter().enumerate() {
+                    let sum = acts.sum(block.first + t, segment);
+                    self.sink.put(row, block.first + t, segment, &dots.map(|dot| dot - sum)[..rows]);
+                }
+            }
+        }
+    }
+}
+
+/// Runs all products over the threads of the pool, neighbouring rows on one thread.
+fn run<S: Sink>(isa: Isa, acts: &Activations, products: &[Product<'_, S>]) {
+    let work = products.iter().map(|p| acts.tokens() * p.weights.rows * p.weights.cols).sum();
+    parallel::tasks(products.iter().map(Product::panels).sum(), work, |mut task| {
+        for product in products {
+            if task < product.panels() {
+                return product.run_panel(isa, task, acts);
+            }
+            task -= product.panels();
+        }
+    });
+}
+
+/// The outputs of a linear layer.
+struct Scaled<'a> {
+    scale: ScaleView<'a>,
+    acts: &'a Activations,
+    rows: usize,
+    out: Parts<'a, f32>,
+}
+
+impl Sink for Scaled<'_> {
+    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]) {
+        let start = token * self.rows + row;
+        // SAFETY: the rows of a panel are written by its task alone.
+        let out = unsafe { self.out.slice(start, start + dots.len()) };
+        let sx = self.acts.scale(token);
+        match self.scale {
+            ScaleView::Tensor(s) => {
+                let s = s / sx;
+                out.iter_mut().zip(dots).for_each(|(out, dot)| *out = *dot as f32 * s);
+            }
+            ScaleView::Row(s) => {
+                let scaled = dots.iter().zip(&s[row..]).map(|(dot, s)| *dot as f32 * (s / sx));
+                out.iter_mut().zip(scaled).for_each(|(out, y)| *out = y);
+            }
+            ScaleView::Group { values, .. } => {
+                let segments = self.acts.segments();
+                for (i, (out, dot)) in out.iter_mut().zip(dots).enumerate() {
+                    let before = if segment == 0 { 0.0 } else { *out };
+                    let sum = before + *dot as f32 * values[(row + i) * segments + segment];
+                    *out = if segment + 1 == segments { sum / sx } else { sum };
+                }
+            }
+        }
+    }
+}
+
+/// The exact integers themselves, summed over the segments.
+struct Integers<'a> {
+    rows: usize,
+    out: Parts<'a, i32>,
+}
+
+impl Sink for Integers<'_> {
+    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]) {
+        let start = token * self.rows + row;
+        // SAFETY: the rows of a panel are written by its task alone.
+        let out = unsafe { self.out.slice(start, start + dots.len()) };
+        out.iter_mut().zip(dots).for_each(|(out, dot)| *out = if segment == 0 { *dot } else { *out + dot });
+    }
 }
 
 /// The exact integers `sum_k trit[n, k] * x[t, k]`, whatever the scale; `x` is `[tokens, cols]`, `out` `[tokens, rows]`.
@@ -213,13 +301,11 @@ fn for_each_output<O: Copy + Default + Send + Sync>(
 pub fn matmul_i32(isa: Isa, x: &[i8], tokens: usize, w: &TernaryView<'_>, out: &mut [i32]) {
     isa.check();
     w.check(x.len(), tokens, out.len());
-    let mut by_row = vec![0i32; out.len()];
-    for_each_output(isa, x, tokens, w, &mut by_row, |_, _, dots| dots.iter().sum());
-    for (row, values) in by_row.chunks_exact(tokens.max(1)).enumerate() {
-        for (token, value) in values.iter().enumerate() {
-            out[token * w.rows + row] = *value;
-        }
+    let acts = Activations::from_codes(isa, x, tokens, w.cols, w.segment());
+    if w.cols == 0 {
+        return out.fill(0);
     }
+    run(isa, &acts, &[Product { weights: *w, sink: Integers { rows: w.rows, out: Parts::new(out) } }]);
 }
 
 /// BitNet b1.58's linear layer: absmax int8 activations per token, the exact integer product, one scale at the end.
@@ -231,28 +317,41 @@ pub fn matmul_i32(isa: Isa, x: &[i8], tokens: usize, w: &TernaryView<'_>, out: &
 /// # Panics
 /// When this processor cannot run `isa`, or a slice does not have the length that the others say.
 pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut [f32]) {
-    isa.check();
     w.check(x.len(), tokens, out.len());
-    if w.cols == 0 || tokens == 0 {
-        return out.fill(0.0);
+    let cols = w.cols;
+    linears(isa, tokens, |token, row| row.copy_from_slice(&x[token * cols..][..cols]), &[*w], &mut [out]);
+}
+
+/// [`linear`] for several matrices that have the same input, which is quantized once: `row` writes the values of a token.
+///
+/// # Panics
+/// When this processor cannot run `isa`, a slice does not have the length that the others say, or the matrices differ in
+/// their columns.
+pub fn linears(
+    isa: Isa,
+    tokens: usize,
+    row: impl Fn(usize, &mut [f32]) + Sync,
+    weights: &[TernaryView<'_>],
+    out: &mut [&mut [f32]],
+) {
+    isa.check();
+    assert_eq!(weights.len(), out.len(), "one output for each matrix");
+    let Some(cols) = weights.first().map(|w| w.cols) else { return };
+    weights.iter().zip(&*out).for_each(|(w, out)| w.check(tokens * cols, tokens, out.len()));
+    if cols == 0 {
+        return out.iter_mut().for_each(|out| out.fill(0.0));
     }
-    let mut codes = vec![0i8; x.len()];
-    let scales: Vec<f32> =
-        x.chunks_exact(w.cols).zip(codes.chunks_exact_mut(w.cols)).map(|(x, codes)| absmax_int8(x, codes)).collect();
-    let finish = |row: usize, token: usize, dots: &[i32]| match w.scale {
-        ScaleView::Tensor(s) => dots[0] as f32 * (s / scales[token]),
-        ScaleView::Row(s) => dots[0] as f32 * (s[row] / scales[token]),
-        ScaleView::Group { values, .. } => {
-            let s = &values[row * dots.len()..];
-            dots.iter().zip(s).fold(0.0, |sum, (dot, s)| sum + *dot as f32 * s) / scales[token]
-        }
-    };
-    if tokens == 1 {
-        for_each_output(isa, &codes, tokens, w, out, finish);
-    } else {
-        let mut by_row = vec![0f32; out.len()];
-        for_each_output(isa, &codes, tokens, w, &mut by_row, finish);
-        parallel::transpose(&by_row, tokens, out, w.rows);
+    // Matrices whose scales differ in their grouping need the sums of other segments.
+    let mut rest: Vec<_> = weights.iter().zip(out.iter_mut()).collect();
+    while let Some(segment) = rest.first().map(|(w, _)| w.segment()) {
+        let acts = Activations::quantize(isa, tokens, cols, segment, &row);
+        let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(w, _)| w.segment() == segment);
+        let products = same.into_iter().map(|(w, out)| {
+            let sink = Scaled { scale: w.scale, acts: &acts, rows: w.rows, out: Parts::new(out) };
+            Product { weights: *w, sink }
+        });
+        run(isa, &acts, &products.collect::<Vec<_>>());
+        rest = other;
     }
 }
 
@@ -270,14 +369,13 @@ pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out
     }
     let segment = w.segment();
     let rows_at_once = parallel::rows_per_task(w.rows, 8);
-    let mut by_row = vec![0f32; out.len()];
-    parallel::chunks(&mut by_row, rows_at_once * tokens, x.len() * w.rows, |task, out| {
+    let out = Parts::new(out);
+    parallel::tasks(w.rows.div_ceil(rows_at_once), x.len() * w.rows, |task| {
         let mut trits = vec![0f32; w.cols];
-        for (i, out) in out.chunks_exact_mut(tokens).enumerate() {
-            let row = task * rows_at_once + i;
-            unpack(w.row_bytes(row), &mut trits);
-            for (x, out) in x.chunks_exact(w.cols).zip(out) {
-                *out = match w.scale {
+        for row in task * rows_at_once..w.rows.min((task + 1) * rows_at_once) {
+            w.unpack(row, &mut trits);
+            for (token, x) in x.chunks_exact(w.cols).enumerate() {
+                let y = match w.scale {
                     ScaleView::Tensor(s) => lanes::dot(isa, x, &trits) * s,
                     ScaleView::Row(s) => lanes::dot(isa, x, &trits) * s[row],
                     ScaleView::Group { values, .. } => {
@@ -286,10 +384,12 @@ pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out
                         groups.fold(0.0, |sum, ((x, trits), s)| sum + lanes::dot(isa, x, trits) * s)
                     }
                 };
+                let at = token * w.rows + row;
+                // SAFETY: a row is written by its task alone.
+                unsafe { out.write(at, y) };
             }
         }
     });
-    parallel::transpose(&by_row, tokens, out, w.rows);
 }
 
 /// The dense matrix `trit * scale`, `[rows, cols]`.
@@ -300,7 +400,7 @@ pub fn dequantize(w: &TernaryView<'_>, out: &mut [f32]) {
     w.check(0, 0, 0);
     assert_eq!(out.len(), w.rows * w.cols, "output");
     parallel::chunks(out, w.cols.max(1), w.rows * w.cols, |row, out| {
-        unpack(w.row_bytes(row), out);
+        w.unpack(row, out);
         match w.scale {
             ScaleView::Tensor(s) => out.iter_mut().for_each(|x| *x *= s),
             ScaleView::Row(s) => out.iter_mut().for_each(|x| *x *= s[row]),
@@ -310,13 +410,4 @@ pub fn dequantize(w: &TernaryView<'_>, out: &mut [f32]) {
             }
         }
     });
-}
-
-/// The trits of one row as floats.
-fn unpack(bytes: &[u8], trits: &mut [f32]) {
-    for (byte, four) in bytes.iter().zip(trits.chunks_mut(4)) {
-        for (j, trit) in four.iter_mut().enumerate() {
-            *trit = f32::from((byte >> (2 * j)) & 3) - 1.0;
-        }
-    }
 }

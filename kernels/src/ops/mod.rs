@@ -4,12 +4,15 @@ pub mod reference;
 mod tensor;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, backend_extension};
+use burn::backend::{Backend, ExtensionType, backend_extension};
 
 pub use crate::cpu::dense::RowFormat;
 pub use crate::cpu::gate::Gate;
+pub use crate::cpu::kv_cache::CacheFormat;
+pub use crate::cpu::tiles::WeightOrder;
 pub use tensor::{
-    attention, decode_rows, dense_linear, dequantize, gated, rms_norm, rope, rows_linear, ternary_linear,
+    Packed, attention, cached_attention, decode_rows, dense_linear, dequantize, gated, gated_ternary_linear, rms_norm,
+    rope, rows_linear, ternary_linear, ternary_linears,
 };
 
 /// What a packed matrix and the activations that meet it look like.
@@ -21,6 +24,19 @@ pub struct TernarySpec {
     pub group: Option<usize>,
     /// How the activations are represented.
     pub activations: Activations,
+    /// How the packed words lie.
+    pub order: WeightOrder,
+}
+
+/// What a KV cache and the queries that meet it look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CacheSpec {
+    /// How the cache stores its values.
+    pub format: CacheFormat,
+    /// Position of the first new token.
+    pub start: usize,
+    /// What the scores are multiplied by, `1 / sqrt(head_dim)`.
+    pub scale: f64,
 }
 
 /// How a ternary linear layer represents its input.
@@ -31,6 +47,69 @@ pub enum Activations {
     Int8,
     /// As they come, for weight-only ternary models.
     Float,
+}
+
+/// What a ternary linear layer reads.
+#[derive(ExtensionType)]
+pub enum LinearInput<B: Backend> {
+    /// Values as they are, `[tokens, cols]`.
+    Plain(FloatTensor<B>),
+    /// `act(gate) * up`, `[tokens, cols]` each.
+    Gated {
+        /// Goes through the function.
+        gate: FloatTensor<B>,
+        /// Is multiplied by the result.
+        up: FloatTensor<B>,
+        /// The function.
+        kind: Gate,
+    },
+}
+
+/// What is done to the input of a ternary linear layer before it is quantized.
+#[derive(ExtensionType)]
+pub enum Norm<B: Backend> {
+    /// Nothing.
+    None,
+    /// RMSNorm.
+    Rms {
+        /// `[cols]`.
+        weight: FloatTensor<B>,
+        /// What is added to the mean of squares.
+        eps: f64,
+    },
+}
+
+/// A packed ternary matrix.
+#[derive(ExtensionType)]
+pub struct Weight<B: Backend> {
+    /// U32, 16 codes a word.
+    pub words: IntTensor<B>,
+    /// `[1, 1]` (tensor), `[rows, 1]` (row) or `[rows, groups]`.
+    pub scale: FloatTensor<B>,
+    /// What they look like.
+    pub spec: TernarySpec,
+}
+
+/// The matrices that have one input.
+#[derive(ExtensionType)]
+pub enum Weights<B: Backend> {
+    /// A layer by itself.
+    One(#[extension_type] Weight<B>),
+    /// Gate and up.
+    Two(#[extension_type] Weight<B>, #[extension_type] Weight<B>),
+    /// Query, key and value.
+    Three(#[extension_type] Weight<B>, #[extension_type] Weight<B>, #[extension_type] Weight<B>),
+}
+
+impl<B: Backend> Weights<B> {
+    /// In order.
+    pub fn into_vec(self) -> Vec<Weight<B>> {
+        match self {
+            Weights::One(a) => vec![a],
+            Weights::Two(a, b) => vec![a, b],
+            Weights::Three(a, b, c) => vec![a, b, c],
+        }
+    }
 }
 
 /// The ternary operations as an extension of Burn's `Backend`.
@@ -49,6 +128,15 @@ pub trait TernaryOps: Backend {
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
         reference::ternary_linear::<Self>(x, words, scale, spec)
+    }
+
+    /// [`TernaryOps::ternary_linear`] with what comes before it in a decoder, for all matrices that have this input.
+    fn ternary_linears(
+        #[extension_type] input: LinearInput<Self>,
+        #[extension_type] norm: Norm<Self>,
+        #[extension_type] weights: Weights<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        reference::ternary_linears::<Self>(input, norm, weights)
     }
 
     /// The dense matrix `trit * scale`, `[rows, cols]`.
@@ -92,6 +180,26 @@ pub trait TernaryOps: Backend {
         scale: f64,
     ) -> FloatTensor<Self> {
         reference::attention::<Self>(q, k, v, start, scale)
+    }
+
+    /// One attention step over a KV cache: turns `q` (`[batch, tokens, heads, head_dim]`) and `k`
+    /// (`[batch, tokens, kv_heads, head_dim]`) by the rows of `cos` and `sin` (`[tokens, half]`), writes `k` and `v` to the
+    /// cache, and attends.
+    ///
+    /// `keys` and `values` are U32 `[batch, kv_heads, blocks, words]`, see [`crate::cpu::kv_cache`]. Gives the shape of `q`,
+    /// and the cache back, which has changed in place if nothing else held it.
+    #[expect(clippy::too_many_arguments, reason = "a tensor each")]
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        keys: IntTensor<Self>,
+        values: IntTensor<Self>,
+        spec: CacheSpec,
+    ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
+        reference::cached_attention::<Self>(q, k, v, cos, sin, keys, values, spec)
     }
 
     /// `act(gate) * up`, elementwise.

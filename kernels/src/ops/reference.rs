@@ -4,8 +4,12 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Scalar, Shape, Slice, TensorData};
 
-use super::{Activations, RowFormat, TernarySpec};
+use super::{Activations, CacheSpec, LinearInput, Norm, RowFormat, TernaryOps, TernarySpec, WeightOrder, Weights};
 use crate::cpu::gate::Gate;
+use crate::cpu::isa::Isa;
+use crate::cpu::kv_cache::CacheShape;
+use crate::cpu::tiles::TILE_ROWS;
+use crate::cpu::{attention as slices, kv_cache, rope as slice_rope};
 
 const EPSILON: f64 = 1e-5;
 
@@ -23,7 +27,7 @@ pub fn ternary_linear<B: Backend>(
             (codes, Some(scale))
         }
     };
-    let trits = B::float_transpose(trits::<B>(words, spec.cols));
+    let trits = B::float_transpose(trits::<B>(words, spec));
     let Some(group) = spec.group else {
         let scale = B::float_transpose(scale);
         let dots = B::float_matmul(x, trits);
@@ -63,8 +67,46 @@ pub fn absmax_int8<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTenso
     (B::float_clamp(codes, Scalar::from(-128.0), Scalar::from(127.0)), scale)
 }
 
+/// See [`super::TernaryOps::ternary_linears`].
+pub fn ternary_linears<B: TernaryOps>(
+    input: LinearInput<B>,
+    norm: Norm<B>,
+    weights: Weights<B>,
+) -> Vec<FloatTensor<B>> {
+    let x = match input {
+        LinearInput::Plain(x) => x,
+        LinearInput::Gated { gate, up, kind } => B::gated(gate, up, kind),
+    };
+    let x = match norm {
+        Norm::None => x,
+        Norm::Rms { weight, eps } => B::rms_norm(x, weight, eps),
+    };
+    let weights = weights.into_vec().into_iter();
+    weights.map(|w| B::ternary_linear(x.clone(), w.words, w.scale, w.spec)).collect()
+}
+
+/// Packed words in canonical order.
+fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder) -> IntTensor<B> {
+    let [rows, width] = words.shape().dims();
+    match order {
+        WeightOrder::Rows => words,
+        WeightOrder::Tiles => {
+            // Whole tiles, then the rows that are left as one tile with fewer lanes.
+            let whole = rows / TILE_ROWS * TILE_ROWS;
+            let parts = [(0, whole, TILE_ROWS), (whole, rows, rows - whole)];
+            let part = |(from, to, lanes): (usize, usize, usize)| {
+                let tiles = B::int_slice(words.clone(), &[(from..to).into(), Slice::full()]);
+                let tiles = B::int_reshape(tiles, Shape::from([(to - from) / lanes, width, lanes]));
+                B::int_reshape(B::int_swap_dims(tiles, 1, 2), Shape::from([to - from, width]))
+            };
+            B::int_cat(parts.into_iter().filter(|(from, to, _)| from < to).map(part).collect(), 0)
+        }
+    }
+}
+
 /// The trits of packed words (`[rows, ceil(cols / 16)]`) as floats, `[rows, cols]`.
-pub fn trits<B: Backend>(words: IntTensor<B>, cols: usize) -> FloatTensor<B> {
+pub fn trits<B: Backend>(words: IntTensor<B>, spec: TernarySpec) -> FloatTensor<B> {
+    let (words, cols) = (rows_of_words::<B>(words, spec.order), spec.cols);
     let [rows, width] = words.shape().dims();
     let spread = Shape::from([rows, width, 16]);
     let shifts: Vec<u32> = (0..16).map(|j| 2 * j).collect();
@@ -78,7 +120,7 @@ pub fn trits<B: Backend>(words: IntTensor<B>, cols: usize) -> FloatTensor<B> {
 
 /// See [`super::TernaryOps::ternary_dequantize`].
 pub fn dequantize<B: Backend>(words: IntTensor<B>, scale: FloatTensor<B>, spec: TernarySpec) -> FloatTensor<B> {
-    let trits = trits::<B>(words, spec.cols);
+    let trits = trits::<B>(words, spec);
     let scale = match spec.group {
         None => scale,
         Some(size) => {
@@ -180,6 +222,46 @@ pub fn attention<B: Backend>(
     let p = B::float_exp(B::float_sub(scores, max));
     let p = B::float_div(p.clone(), B::float_sum_dim(p, 3));
     B::float_permute(B::float_matmul(p, repeat(v)), &[0, 2, 1, 3])
+}
+
+/// See [`super::TernaryOps::cached_attention`]: read back and computed on the host.
+#[expect(clippy::too_many_arguments, reason = "a tensor each")]
+pub fn cached_attention<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    keys: IntTensor<B>,
+    values: IntTensor<B>,
+    spec: CacheSpec,
+) -> (FloatTensor<B>, IntTensor<B>, IntTensor<B>) {
+    let (device, isa): (Device<B>, _) = (q.device(), Isa::Scalar);
+    let (shape, cache_shape) = (q.shape(), keys.shape());
+    let [batch, tokens, heads, head_dim] = shape.dims();
+    let [_, kv_heads, blocks, _] = cache_shape.dims();
+    let [_, half] = cos.shape().dims();
+    let floats = |x: FloatTensor<B>| -> Vec<f32> {
+        let data = burn::tensor::read_sync(B::float_into_data(x)).expect("the tensor can be read back");
+        data.iter().collect()
+    };
+    let words = |x: IntTensor<B>| -> Vec<u32> {
+        let data = burn::tensor::read_sync(B::int_into_data(x)).expect("the cache can be read back");
+        data.iter().collect()
+    };
+    let (mut q, mut k, v, cos, sin) = (floats(q), floats(k), floats(v), floats(cos), floats(sin));
+    let (mut keys, mut values) = (words(keys), words(values));
+    let cache = CacheShape { batch, kv_heads, head_dim, blocks, format: spec.format };
+    slice_rope::rotate(isa, &mut q, [batch, tokens, heads, head_dim], &cos, &sin, half, 0);
+    slice_rope::rotate(isa, &mut k, [batch, tokens, kv_heads, head_dim], &cos, &sin, half, 0);
+    cache.write(kv_cache::CacheSide::Keys, &k, spec.start, &mut keys);
+    cache.write(kv_cache::CacheSide::Values, &v, spec.start, &mut values);
+    let mut out = vec![0f32; q.len()];
+    let queries = slices::AttentionShape { tokens, heads, start: spec.start };
+    slices::attention(isa, &q, &keys, &values, cache, queries, spec.scale as f32, &mut out);
+    let side = |words: Vec<u32>| B::int_from_data(TensorData::new(words, cache_shape.clone()), &device);
+    let (keys, values) = (side(keys), side(values));
+    (B::float_from_data(TensorData::new(out, shape), &device), keys, values)
 }
 
 /// See [`super::TernaryOps::gated`].

@@ -3,8 +3,19 @@
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
-use super::{RowFormat, TernaryOps, TernarySpec};
+use super::{CacheSpec, LinearInput, Norm, RowFormat, TernaryOps, TernarySpec, Weight, Weights};
 use crate::cpu::gate::Gate;
+
+/// The weights of a ternary linear layer.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// U32, two-bit codes.
+    pub words: Tensor<2, Int>,
+    /// `[1, 1]`, `[rows, 1]` or `[rows, groups]`.
+    pub scale: Tensor<2>,
+    /// What they look like.
+    pub spec: TernarySpec,
+}
 
 /// A ternary linear layer, `[tokens, cols] → [tokens, rows]`; see [`TernaryOps::ternary_linear`].
 ///
@@ -12,6 +23,54 @@ use crate::cpu::gate::Gate;
 pub fn ternary_linear(x: Tensor<2>, words: Tensor<2, Int>, scale: Tensor<2>, spec: TernarySpec) -> Tensor<2> {
     let (x, words, scale) = (x.into_dispatch(), words.into_dispatch(), scale.into_dispatch());
     Tensor::from_dispatch(Dispatch::ternary_linear(x, words, scale, spec))
+}
+
+/// Several ternary linear layers (one to three) for one input, after an RMSNorm if `norm` is its weight and epsilon; see
+/// [`TernaryOps::ternary_linears`].
+pub fn ternary_linears<const N: usize>(
+    x: Tensor<2>,
+    norm: Option<(Tensor<1>, f64)>,
+    weights: [Packed; N],
+) -> [Tensor<2>; N] {
+    run(LinearInput::Plain(x.into_dispatch()), norm, weights)
+}
+
+/// A ternary linear layer of `act(gate) * up`, after an RMSNorm if `norm` is its weight and epsilon; see
+/// [`TernaryOps::ternary_linears`].
+pub fn gated_ternary_linear(
+    gate: Tensor<2>,
+    up: Tensor<2>,
+    kind: Gate,
+    norm: Option<(Tensor<1>, f64)>,
+    weight: Packed,
+) -> Tensor<2> {
+    let [y] = run(LinearInput::Gated { gate: gate.into_dispatch(), up: up.into_dispatch(), kind }, norm, [weight]);
+    y
+}
+
+fn run<const N: usize>(
+    input: LinearInput<Dispatch>,
+    norm: Option<(Tensor<1>, f64)>,
+    weights: [Packed; N],
+) -> [Tensor<2>; N] {
+    const { assert!(N >= 1 && N <= 3, "one to three layers") };
+    let norm = match norm {
+        Some((weight, eps)) => Norm::Rms { weight: weight.into_dispatch(), eps },
+        None => Norm::None,
+    };
+    let mut weights = weights.into_iter().map(|Packed { words, scale, spec }| Weight {
+        words: words.into_dispatch(),
+        scale: scale.into_dispatch(),
+        spec,
+    });
+    let weights = match (weights.next(), weights.next(), weights.next()) {
+        (Some(a), Some(b), Some(c)) => Weights::Three(a, b, c),
+        (Some(a), Some(b), None) => Weights::Two(a, b),
+        (Some(a), ..) => Weights::One(a),
+        (None, ..) => unreachable!("one to three layers"),
+    };
+    let mut out = Dispatch::ternary_linears(input, norm, weights).into_iter().map(Tensor::from_dispatch);
+    std::array::from_fn(|_| out.next().expect("one output for each matrix"))
 }
 
 /// The dense matrix of packed words, `[rows, cols]`; see [`TernaryOps::ternary_dequantize`].
@@ -48,6 +107,21 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, start: usize) -> Tenso
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, start: usize, scale: f64) -> Tensor<4> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::attention(q, k, v, start, scale))
+}
+
+/// One attention step over a KV cache (`keys` and `values`), which is given back with the output; see
+/// [`TernaryOps::cached_attention`]. Nothing has a gradient through it.
+pub fn cached_attention(
+    [q, k, v]: [Tensor<4>; 3],
+    [cos, sin]: [Tensor<2>; 2],
+    [keys, values]: [Tensor<4, Int>; 2],
+    spec: CacheSpec,
+) -> (Tensor<4>, [Tensor<4, Int>; 2]) {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    let (keys, values) = (keys.into_dispatch(), values.into_dispatch());
+    let (out, keys, values) = Dispatch::cached_attention(q, k, v, cos, sin, keys, values, spec);
+    (Tensor::from_dispatch(out), [Tensor::from_dispatch(keys), Tensor::from_dispatch(values)])
 }
 
 /// `act(gate) * up`; see [`TernaryOps::gated`].

@@ -100,7 +100,7 @@ impl Chat {
         self.model.need_template(&model)?;
         let interrupt = Interrupt::listen()?;
         let mut conversation = Conversation {
-            session: model.session(self.model.context(&model, self.context)?),
+            session: model.session(self.model.session(&model, self.context)?),
             model: &model,
             messages: Vec::new(),
             config: self.sampling.config(self.max_tokens.unwrap_or(usize::MAX)),

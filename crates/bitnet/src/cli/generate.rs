@@ -57,8 +57,8 @@ impl Generate {
             }
             Ok::<_, CliError>(())
         };
-        let context = self.model.context(&model, self.context)?;
-        let begin = |ids: &[u32]| model.session(context).into_generation(ids, &config);
+        let options = self.model.session(&model, self.context)?;
+        let begin = |ids: &[u32]| model.session(options).into_generation(ids, &config);
         let output = Output::of(ids, begin, show);
         if output.is_err() && shown {
             // The error is a line of its own, below what was written.

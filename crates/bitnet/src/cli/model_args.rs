@@ -4,7 +4,8 @@ use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
 use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
-use bitnet::{BitNetModel, EMBEDDED, LoadOptions};
+use bitnet::model::{CacheFormat, pool};
+use bitnet::{BitNetModel, EMBEDDED, LoadOptions, SessionOptions};
 use clap::{Args, ValueEnum};
 
 use super::downloads::fetch_with_bar;
@@ -20,9 +21,17 @@ pub struct ModelArgs {
     #[arg(long, default_value = bitnet::model::DeviceKind::default_name())]
     pub device: String,
 
-    /// Threads to use [default: all that the process may]
+    /// Threads to use [default: the physical cores that the process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+
+    /// Keep each thread on a core of its own
+    #[arg(long)]
+    pin: bool,
+
+    /// How the KV cache stores keys and values: f32, f16 or int8
+    #[arg(long, value_name = "FORMAT", default_value_t = CacheFormat::default())]
+    cache: CacheFormat,
 
     /// A tokenizer.json to use in place of the model's own tokenizer
     #[arg(long, value_name = "FILE")]
@@ -103,12 +112,12 @@ impl ModelArgs {
         }
     }
 
-    /// The context that `--context` asks for, if the model has it.
-    pub fn context(&self, model: &BitNetModel, wanted: Option<usize>) -> Result<Option<usize>, CliError> {
+    /// The context that `--context` asks for, if the model has it, and the cache that `--cache` does.
+    pub fn session(&self, model: &BitNetModel, wanted: Option<usize>) -> Result<SessionOptions, CliError> {
         let most = model.language_model().transformer().config().context_length;
         match wanted.filter(|tokens| *tokens == 0 || *tokens > most) {
             Some(tokens) => Err(CliError::Usage(format!("--context {tokens}: this model can have 1 to {most} tokens"))),
-            None => Ok(wanted),
+            None => Ok(SessionOptions { context: wanted, cache: self.cache }),
         }
     }
 
@@ -127,9 +136,13 @@ impl ModelArgs {
     }
 
     fn use_threads(&self) -> Result<(), CliError> {
-        let Some(threads) = self.threads else { return Ok(()) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads));
-        pool.build_global().map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
+        let threads = self.threads.map(usize::from);
+        // Loading has threads of its own kind.
+        if let Some(threads) = threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build_global().map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))?;
+        }
+        pool::configure(threads, self.pin).map_err(|error| CliError::Usage(format!("--threads: {error}")))
     }
 
     fn options(&self) -> LoadOptions {
