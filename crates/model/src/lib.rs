@@ -32,7 +32,7 @@ pub use bitnet_kernels::cpu::pool;
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
-    devices, ops::Activations,
+    devices, ops::Activations, weight_order,
 };
 pub use block::Block;
 pub use cache::KvCache;

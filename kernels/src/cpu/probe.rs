@@ -6,56 +6,51 @@
 
 use std::hint::black_box;
 use std::io;
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
 use super::isa::Isa;
+use super::{parallel, pool};
 
-/// How often the memory is read: the fastest time counts.
-const READ_ROUNDS: usize = 8;
+/// How often the memory is read, and how often the loop of products runs: the fastest time counts.
+const ROUNDS: usize = 8;
 
-/// How often the loop of products runs: the fastest time counts.
-const PEAK_ROUNDS: usize = 6;
+/// A round of products takes at least this long, so that waking the threads does not count.
+const PRODUCTS_ROUND: Duration = Duration::from_millis(15);
 
-/// A round of the loop of products takes at least this long, so that starting the threads together does not count.
-const PEAK_ROUND: Duration = Duration::from_millis(15);
+/// Tasks of a thread: few enough for long contiguous reads, more than one so that a thread that is held up is helped.
+const TASKS: usize = 8;
 
 /// Memory to read, in huge pages where the system has them.
 ///
 /// ```
 /// use bitnet_kernels::{Isa, cpu::probe::ReadProbe};
 ///
-/// let probe = ReadProbe::new(16 << 20, 2)?;
+/// let probe = ReadProbe::new(16 << 20)?;
 /// let bytes_per_second = probe.bandwidth(Isa::active());
 /// assert!(bytes_per_second > 0.0);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct ReadProbe {
     memory: MmapMut,
-    threads: usize,
 }
 
 impl ReadProbe {
-    /// About `bytes` of memory, for `threads` threads (at least one) to read, a contiguous part each. To measure memory
-    /// and not caches, `bytes` must be several times what the last cache holds.
+    /// `bytes` of memory (at least one). To measure memory and not caches, they must be several times what the last cache
+    /// holds.
     ///
     /// # Errors
     /// When there is not so much memory.
-    pub fn new(bytes: usize, threads: usize) -> io::Result<Self> {
+    pub fn new(bytes: usize) -> io::Result<Self> {
         let mut memory = MmapMut::map_anon(bytes.max(1))?;
         #[cfg(target_os = "linux")]
         // An advice: a kernel without huge pages may refuse it.
         let _ = memory.advise(memmap2::Advice::HugePage);
-        let threads = threads.max(1);
-        // Each thread writes its own part, so that its pages are made near it.
-        thread::scope(|scope| {
-            let part = memory.len().div_ceil(threads);
-            memory.chunks_mut(part).for_each(|part| drop(scope.spawn(|| part.fill(1))));
-        });
-        Ok(Self { memory, threads })
+        // Written by the thread that will read them, pages are made near it.
+        let part = memory.len().div_ceil(tasks());
+        parallel::chunks(&mut memory, part, usize::MAX, |_, part| part.fill(1));
+        Ok(Self { memory })
     }
 
     /// Bytes that it holds in memory.
@@ -63,15 +58,16 @@ impl ReadProbe {
         self.memory.len()
     }
 
-    /// Bytes a second, read by all threads together from one end of their part to the other; the best of several rounds.
+    /// Bytes a second, read by the threads of the current pool together, each its own contiguous part; the best of several
+    /// rounds.
     ///
     /// # Panics
     /// When this processor cannot run `isa`.
     pub fn bandwidth(&self, isa: Isa) -> f64 {
         isa.check();
-        let part = self.memory.len().div_ceil(self.threads);
-        let time = shortest_round(self.threads, READ_ROUNDS, |thread| {
-            let part = self.memory.chunks(part).nth(thread).unwrap_or_default();
+        let parts: Vec<&[u8]> = self.memory.chunks(self.memory.len().div_ceil(tasks())).collect();
+        let time = shortest(ROUNDS, parts.len(), |task| {
+            let part = parts[task];
             black_box(match isa {
                 Isa::Scalar => read(part),
                 #[cfg(target_arch = "x86_64")]
@@ -85,48 +81,41 @@ impl ReadProbe {
     }
 }
 
-/// Multiply-adds of an int8 and a 2-bit code a second, by `threads` threads together (at least one): a loop of nothing but
+/// Multiply-adds of an int8 and a 2-bit code a second, by the threads of the current pool together: a loop of nothing but
 /// the instructions that `isa` has for it, all in registers; the best of several rounds.
 ///
 /// Where products are added in 16 bits, they are widened as seldom as 2-bit codes allow: no kernel can do better.
 ///
 /// # Panics
 /// When this processor cannot run `isa`.
-pub fn int8_peak(isa: Isa, threads: usize) -> f64 {
+pub fn int8_peak(isa: Isa) -> f64 {
     isa.check();
     let (run, products) = products_loop(isa);
-    let work = |passes| {
-        // SAFETY: `Isa::check` has passed, and this is the loop for `isa`.
-        black_box(unsafe { run(passes) });
+    let time = |rounds: usize, passes: u64| {
+        shortest(rounds, tasks(), |_| {
+            // SAFETY: `Isa::check` has passed, and this is the loop for `isa`.
+            black_box(unsafe { run(passes) });
+        })
     };
     let mut passes = 1;
-    while shortest_round(1, 1, |_| work(passes)) < PEAK_ROUND {
+    while time(1, passes) < PRODUCTS_ROUND {
         passes *= 2;
     }
-    let threads = threads.max(1);
-    let time = shortest_round(threads, PEAK_ROUNDS, |_| work(passes));
-    (threads as u64 * passes * products) as f64 / time.as_secs_f64()
+    (tasks() as u64 * passes * products) as f64 / time(ROUNDS, passes).as_secs_f64()
 }
 
-/// The shortest time from when `threads` threads begin a round of `work(thread)` until the last has done its own.
-fn shortest_round(threads: usize, rounds: usize, work: impl Fn(usize) + Sync) -> Duration {
-    let barrier = Barrier::new(threads);
-    let run = |thread| {
-        let round = |_| {
-            // Before the barrier: whoever is late at it must not make the round look shorter.
-            let begin = Instant::now();
-            barrier.wait();
-            work(thread);
-            barrier.wait();
-            begin.elapsed()
-        };
-        (0..rounds).map(round).min().unwrap_or_default()
+fn tasks() -> usize {
+    TASKS * pool::threads()
+}
+
+/// The shortest time of several rounds that the threads of the current pool need for the tasks.
+fn shortest(rounds: usize, tasks: usize, task: impl Fn(usize) + Sync) -> Duration {
+    let round = |_| {
+        let begin = Instant::now();
+        pool::for_each(tasks, &task);
+        begin.elapsed()
     };
-    thread::scope(|scope| {
-        let run = &run;
-        (1..threads).for_each(|thread| drop(scope.spawn(move || run(thread))));
-        run(0)
-    })
+    (0..rounds).map(round).min().unwrap_or_default()
 }
 
 /// Reads all whole blocks of 512 bytes; the sums are many so that none waits for another.
@@ -277,18 +266,23 @@ mod arm {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::cpu::pool::Pool;
 
     #[test]
     fn every_instruction_set_reads_and_multiplies() {
-        for isa in Isa::available() {
-            for threads in [0, 1, 3] {
-                let probe = ReadProbe::new(1 << 20, threads).unwrap();
+        for threads in [1, 3] {
+            Arc::new(Pool::new(threads)).install(|| {
+                let probe = ReadProbe::new(1 << 20).unwrap();
                 assert_eq!(probe.bytes(), 1 << 20);
-                let (read, peak) = (probe.bandwidth(isa), int8_peak(isa, threads));
-                assert!(read.is_finite() && read > 1e6, "{isa}, {threads} threads: {read} bytes a second");
-                assert!(peak.is_finite() && peak > 1e6, "{isa}, {threads} threads: {peak} products a second");
-            }
+                for isa in Isa::available() {
+                    let (read, peak) = (probe.bandwidth(isa), int8_peak(isa));
+                    assert!(read.is_finite() && read > 1e6, "{isa}, {threads} threads: {read} bytes a second");
+                    assert!(peak.is_finite() && peak > 1e6, "{isa}, {threads} threads: {peak} products a second");
+                }
+            });
         }
     }
 
@@ -305,8 +299,9 @@ mod tests {
 
     #[test]
     fn memory_that_is_not_there_is_an_error() {
-        assert!(ReadProbe::new(usize::MAX / 2, 1).is_err());
-        assert!(ReadProbe::new(0, 1).is_ok());
-        assert!(ReadProbe::new(1, 8).unwrap().bandwidth(Isa::Scalar).is_finite());
+        assert!(ReadProbe::new(usize::MAX / 2).is_err());
+        for bytes in [0, 1, 1000] {
+            assert!(ReadProbe::new(bytes).unwrap().bandwidth(Isa::Scalar).is_finite());
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bitnet::model::Isa;
 use bitnet::model::probe::{ReadProbe, int8_peak};
-use bitnet::{Error, GenerationConfig, LanguageModel, Session};
+use bitnet::{Error, GenerationConfig, LanguageModel, Session, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CliError;
@@ -59,13 +59,14 @@ pub struct Measured {
 ///
 /// # Errors
 /// Those of the model, and when there is no memory to measure the bandwidth with.
-pub fn run(model: &LanguageModel, plan: &Plan, isa: Isa, threads: usize) -> Result<Measured, CliError> {
+pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa) -> Result<Measured, CliError> {
+    let session = |context: usize| model.session(SessionOptions { context: Some(context), ..options });
     let bar = ProgressBar::new(((plan.reps + plan.warmup) * (plan.prefill.len() + plan.depths.len())) as u64);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left");
     bar.set_style(style.expect("a correct template"));
 
     let before = peak_bytes();
-    let reading = ReadProbe::new(READ_BYTES, threads)?;
+    let reading = ReadProbe::new(READ_BYTES)?;
     let text = random_tokens(model.transformer().config().vocab_size);
     let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<f64, Error>| {
         let mut series = Series::default();
@@ -85,8 +86,8 @@ pub fn run(model: &LanguageModel, plan: &Plan, isa: Isa, threads: usize) -> Resu
     for size in &plan.prefill {
         bar.set_message(format!("prefill {size}"));
         let prompt: Vec<u32> = text.clone().take(*size).collect();
-        let mut session = model.session(Some(*size));
-        let series = repeat(&|| int8_peak(isa, threads), &mut || {
+        let mut session = session(*size);
+        let series = repeat(&|| int8_peak(isa), &mut || {
             session.truncate(0);
             Ok(per_second(*size, generate(&mut session, &prompt, 1)?))
         })?;
@@ -94,7 +95,7 @@ pub fn run(model: &LanguageModel, plan: &Plan, isa: Isa, threads: usize) -> Resu
     }
 
     let deepest = plan.depths.last().copied().unwrap_or_default();
-    let mut session = model.session(Some(deepest + plan.decode));
+    let mut session = session(deepest + plan.decode);
     let mut decode = Vec::new();
     for depth in &plan.depths {
         bar.set_message(format!("decode at {depth}"));

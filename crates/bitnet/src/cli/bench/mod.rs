@@ -11,7 +11,7 @@ mod work;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-use bitnet::model::Isa;
+use bitnet::model::{Isa, ModelError, WeightOrder, device, pool, weight_order};
 use clap::Args;
 
 use super::CliError;
@@ -98,9 +98,11 @@ impl Bench {
         let checkpoint = self.model.open()?;
         let plan = self.plan(checkpoint.config().context_length)?;
         let loaded = self.model.load()?;
-        let (isa, threads) = (Isa::active(), rayon::current_num_threads());
-        let measured = measure::run(loaded.language_model(), &plan, isa, threads)?;
-        let work = Work::of(&checkpoint);
+        let device = device(&self.model.device).map_err(ModelError::from).map_err(bitnet::Error::from)?;
+        let isa = Isa::active();
+        let options = self.model.session(&loaded, None)?;
+        let measured = measure::run(loaded.language_model(), &plan, options, isa)?;
+        let work = Work::of(&checkpoint, options.cache);
 
         let prefill = |(tokens, series): &(usize, Series)| Prefill {
             tokens: *tokens,
@@ -129,8 +131,9 @@ impl Bench {
             model_hash: identity::model_hash(&checkpoint)?,
             device: self.model.device.clone(),
             isa: isa.name().to_string(),
-            threads,
-            weights: work.weight_order().to_string(),
+            threads: pool::threads(),
+            weights: weights(weight_order(&device)).to_string(),
+            cache: options.cache.to_string(),
             repetitions: plan.reps,
             load_seconds: loaded.load_time().as_secs_f64(),
             peak_bytes: measured.peak_bytes,
@@ -167,6 +170,14 @@ impl Bench {
             return too_long("--depth", *depth, context, format!(" with --decode {}", self.decode));
         }
         Ok(Plan { prefill, depths, decode: self.decode, reps: self.reps, warmup: self.warmup })
+    }
+}
+
+/// How the ternary weights lie in memory.
+fn weights(order: WeightOrder) -> &'static str {
+    match order {
+        WeightOrder::Rows => "2 bits, row by row",
+        WeightOrder::Tiles => "2 bits, tiles of 16 rows",
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Report {
     pub threads: usize,
     /// How the ternary weights lie in memory.
     pub weights: String,
+    /// How keys and values are stored, as `--cache` names it.
+    pub cache: String,
     pub repetitions: usize,
     pub load_seconds: f64,
     /// The most memory that the process took; `None` where the system does not tell.
@@ -129,7 +131,7 @@ impl Report {
         let mut text = String::new();
         let mut line = |line: String| writeln!(text, "{}", spelled_out(&line)).expect("a string takes all");
         line(format!("bitnet {}, commit {}: {} on {}", self.version, self.commit(), self.title(), self.device));
-        line(format!("model {}, weights in {}", self.short_hash(), self.weights));
+        line(format!("model {}, weights in {}, cache in {}", self.short_hash(), self.weights, self.cache));
         line(format!(
             "machine: reads {}/s, makes {:.1} G int8 products/s",
             DecimalBytes(self.bandwidth_bytes_per_second as u64),

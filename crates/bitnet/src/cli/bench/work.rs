@@ -1,9 +1,10 @@
 //! What a token costs: the bytes that must be read for it, and the int8 products.
 
 use bitnet::format::Checkpoint;
+use bitnet::model::CacheFormat;
 
-/// Bytes of a cached key or value.
-const KV_VALUE_BYTES: u64 = 4;
+/// Positions of a block of the cache.
+const BLOCK: usize = 16;
 
 /// The cost of a token, whatever runs it.
 pub struct Work {
@@ -14,8 +15,8 @@ pub struct Work {
 }
 
 impl Work {
-    /// Of a model that is run with its linears in 2 bits, its head as it is stored and an f32 cache.
-    pub fn of(checkpoint: &Checkpoint) -> Self {
+    /// Of a model that is run with its linears in 2 bits, its head as it is stored and this cache.
+    pub fn of(checkpoint: &Checkpoint, cache: CacheFormat) -> Self {
         let config = checkpoint.config();
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
         let (layers, head_dim) = (config.num_layers as u64, config.head_dim as u64);
@@ -26,9 +27,10 @@ impl Work {
         let products: u64 = linears.iter().map(|(rows, cols)| rows * cols).sum();
         let own_head = checkpoint.info("lm_head.weight").filter(|_| config.tie_word_embeddings != Some(true));
         let head = own_head.or_else(|| checkpoint.info("model.embed_tokens.weight")).map_or(0, |tensor| tensor.bytes);
+        let head_bytes = (4 * cache.block_words(config.head_dim)).div_ceil(BLOCK) as u64;
         Self {
             weight_bytes: layers * packed + head,
-            kv_bytes: layers * 2 * kv * KV_VALUE_BYTES,
+            kv_bytes: layers * 2 * config.num_kv_heads as u64 * head_bytes,
             products: layers * products,
         }
     }
@@ -43,11 +45,6 @@ impl Work {
     pub fn products_per_token(&self) -> u64 {
         self.products
     }
-
-    /// How the weights lie in memory.
-    pub fn weight_order(&self) -> &'static str {
-        "2 bits, row by row"
-    }
 }
 
 #[cfg(test)]
@@ -56,11 +53,15 @@ mod tests {
 
     #[test]
     fn the_embedded_model_costs_what_its_tensors_do() {
-        let work = Work::of(&bitnet::embedded().unwrap());
-        // 3,145,728 trits, a tied F32 or F16 head of 4,096 × 256, and 4 layers of 2 × 2 KV heads × 64.
-        assert_eq!(work.products_per_token(), 3_145_728);
-        let head = bitnet::embedded().unwrap().info("model.embed_tokens.weight").unwrap().bytes;
-        assert_eq!(work.bytes_per_token(0), 3_145_728 / 4 + head);
-        assert_eq!(work.bytes_per_token(10) - work.bytes_per_token(0), 10 * 4 * 2 * 2 * 64 * 4);
+        let model = bitnet::embedded().unwrap();
+        let head = model.info("model.embed_tokens.weight").unwrap().bytes;
+        for (cache, head_bytes) in [(CacheFormat::F32, 4 * 64), (CacheFormat::F16, 2 * 64), (CacheFormat::Int8, 64 + 4)]
+        {
+            let work = Work::of(&model, cache);
+            assert_eq!(work.products_per_token(), 3_145_728);
+            assert_eq!(work.bytes_per_token(0), 3_145_728 / 4 + head);
+            // Keys and values of 4 layers of 2 heads.
+            assert_eq!(work.bytes_per_token(10) - work.bytes_per_token(0), 10 * 4 * 2 * 2 * head_bytes, "{cache}");
+        }
     }
 }
