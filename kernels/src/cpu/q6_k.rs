@@ -1,15 +1,15 @@
 //! Products with rows of Q6_K, the usual storage of a quantized head, without a float for every weight.
 //!
 //! A block of 256 weights is 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 int8 scales (one for 16 weights) and
-//! a half-precision scale `d`: `w = d * scale * (q - 32)` with `q` of six bits. An activation is taken as an integer of 15
+//! a half-precision scale `d`: `w = d * scale * (q - 32)` with `q` of six bits. An activation is taken as an integer of 14
 //! bits, in two bytes, with one scale for the 256 of a block:
 //!
 //! ```text
-//! x ≈ s * (128 * high + low)     s = max|x| / 16256     sum w x ≈ sum_blocks d s * sum_16 scale * sum (q - 32) (128 high + low)
+//! x ≈ s * (64 * high + low)     s = max|x| / 8128     sum w x ≈ sum_blocks d s * sum_16 scale * sum (q - 32) (64 high + low)
 //! ```
 //!
-//! All sums within a block are exact integers, and an activation is within `max|x| / 32512` of what it was: the error is
-//! that of the fifth digit, where the storage itself has one in the second.
+//! All sums within a block are exact integers, and an activation is within `max|x| / 16256` of what it was: an error in the
+//! fifth digit, where the storage itself has one in the second.
 
 use half::f16;
 
@@ -25,7 +25,7 @@ const BLOCK_BYTES: usize = 210;
 const CHUNK: usize = 64;
 
 /// Largest magnitude of an activation's integer: its high byte stays within 127.
-const LARGEST: f32 = 16_256.0;
+const LARGEST: f32 = 8_128.0;
 
 /// Bytes between what is used and what is fetched.
 #[cfg(target_arch = "x86_64")]
@@ -44,8 +44,8 @@ pub(crate) struct SplitActivations {
 struct Split {
     high: [i8; BLOCK],
     low: [i8; BLOCK],
-    /// `-32 * sum(128 high + low)` of each four: what the offset of the weights makes of them.
-    offset: [i32; BLOCK / 4],
+    /// `-32 * sum(64 high + low)` of each 16: what the offset of the weights makes of them.
+    offset: [i32; LANES],
     scale: f32,
 }
 
@@ -62,16 +62,16 @@ impl Split {
         // What is computed from NaN or infinity shall be NaN.
         let finite = x.iter().all(|x| x.is_finite());
         let factor = if finite && largest > 0.0 { LARGEST / largest } else { 0.0 };
-        let mut split = Self { high: [0; BLOCK], low: [0; BLOCK], offset: [0; BLOCK / 4], scale: largest / LARGEST };
+        let mut split = Self { high: [0; BLOCK], low: [0; BLOCK], offset: [0; LANES], scale: largest / LARGEST };
         if !finite {
             split.scale = f32::NAN;
         }
         for (i, x) in x.iter().enumerate() {
             let code = (x * factor).round_ties_even() as i32;
-            let high = (code + 64) >> 7;
+            let high = (code + 32) >> 6;
             split.high[i] = high as i8;
-            split.low[i] = (code - 128 * high) as i8;
-            split.offset[i / 4] -= 32 * code;
+            split.low[i] = (code - 64 * high) as i8;
+            split.offset[i / 16] -= 32 * code;
         }
         split
     }
@@ -114,20 +114,22 @@ fn add(sums: &mut [f32; LANES], scale: f32, integers: &[i32; LANES]) {
     }
 }
 
-/// The exact sums of a block: lane `j` has the weights `4 j..4 j + 4` of each 64.
+/// The exact sums of a block: lane `j` has the weights `4 j..4 j + 4` of each 64, and what the offset of all weights makes of
+/// the activations `16 j..16 j + 16`.
 ///
-/// The largest magnitude is that of four chunks of four weights: `16 * 128 * 32 * 16256 < 2^31`.
+/// A lane is at most `16 * 128 * (63 + 32) * 8128 < 2^31`.
 fn integers(block: &[u8; BLOCK_BYTES], x: &Split) -> [i32; LANES] {
-    let mut sums = [0i32; LANES];
+    let scale = |run: usize| i32::from(block[192 + run].cast_signed());
+    let mut sums: [i32; LANES] = std::array::from_fn(|run| x.offset[run] * scale(run));
     for (i, lane) in (0..BLOCK).step_by(4).enumerate() {
-        let mut sum = x.offset[i];
+        let mut sum = 0;
         for j in lane..lane + 4 {
             let (half, quarter, at) = (j / 128, j % 128 / 32, j % 32);
             let low = block[64 * half + 32 * (quarter % 2) + at] >> (4 * (quarter / 2)) & 15;
             let high = block[128 + 32 * half + at] >> (2 * quarter) & 3;
-            sum += i32::from(low | high << 4) * (128 * i32::from(x.high[j]) + i32::from(x.low[j]));
+            sum += i32::from(low | high << 4) * (64 * i32::from(x.high[j]) + i32::from(x.low[j]));
         }
-        sums[i % LANES] += sum * i32::from(block[192 + lane / 16].cast_signed());
+        sums[i % LANES] += sum * scale(lane / 16);
     }
     sums
 }
@@ -136,13 +138,13 @@ fn integers(block: &[u8; BLOCK_BYTES], x: &Split) -> [i32; LANES] {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, LANES, PREFETCH, Split, scale};
+    use super::{BLOCK_BYTES, LANES, PREFETCH, Split};
 
     /// Adds the products of all blocks of a row to `sums`.
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW and VNNI.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
     pub(super) unsafe fn add_row<'a>(
         blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
         sums: &mut [f32; LANES],
@@ -150,7 +152,11 @@ mod avx512 {
         let (nibble, pair) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
         // The bit pairs of weights 0..32 and 32..64 of a chunk come from the same bytes, two bits apart.
         let (up, down) = (halves(4, 2), halves(0, 2));
-        let spread = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        // The scale of each pair of weights in a chunk: 16 weights share one.
+        let spread = _mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_set_epi16(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)),
+            _mm256_set_epi16(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2),
+        );
         // SAFETY: 16 floats are there.
         let mut total = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
         for (block, x) in blocks {
@@ -160,8 +166,11 @@ mod avx512 {
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
-                let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.add(192).cast()));
-                let mut integers = _mm512_setzero_si512();
+                let scales = _mm_loadu_si128(bytes.add(192).cast());
+                let offset = _mm512_load_si512(x.offset.as_ptr().cast());
+                let mut low_sum = _mm512_mullo_epi32(_mm512_cvtepi8_epi32(scales), offset);
+                let mut high_sum = _mm512_setzero_si512();
+                let scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(scales));
                 for half in 0..2 {
                     let low = _mm512_loadu_si512(bytes.add(64 * half).cast());
                     let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(bytes.add(128 + 32 * half).cast()));
@@ -176,16 +185,18 @@ mod avx512 {
                         let chunk = 2 * half + i;
                         let high = _mm512_load_si512(x.high.as_ptr().add(64 * chunk).cast());
                         let low = _mm512_load_si512(x.low.as_ptr().add(64 * chunk).cast());
-                        let offset = _mm512_load_si512(x.offset.as_ptr().add(16 * chunk).cast());
-                        let high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, high);
-                        let low = _mm512_dpbusd_epi32(offset, codes, low);
-                        let sum = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
-                        let of_chunk = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * chunk as i32));
-                        let scale = _mm512_permutexvar_epi32(of_chunk, scales);
-                        integers = _mm512_add_epi32(integers, _mm512_mullo_epi32(sum, scale));
+                        let of_chunk = _mm512_add_epi16(spread, _mm512_set1_epi16(4 * chunk as i16));
+                        let scale = _mm512_permutexvar_epi16(of_chunk, scales);
+                        // Two products are at most 2 × 63 × 127, which fits 16 bits.
+                        high_sum = _mm512_dpwssd_epi32(high_sum, _mm512_maddubs_epi16(codes, high), scale);
+                        low_sum = _mm512_dpwssd_epi32(low_sum, _mm512_maddubs_epi16(codes, low), scale);
                     }
                 }
-                let scale = _mm512_set1_ps(scale(block) * x.scale);
+                let integers = _mm512_add_epi32(_mm512_slli_epi32::<6>(high_sum), low_sum);
+                let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
+                    bytes.add(208).cast::<u16>().read_unaligned(),
+                ))));
+                let scale = _mm512_set1_ps(d * x.scale);
                 total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(integers), scale));
             }
         }
@@ -203,19 +214,18 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_BYTES, LANES, PREFETCH, Split, scale};
+    use super::{BLOCK_BYTES, LANES, PREFETCH, Split};
 
     /// Adds the products of all blocks of a row to `sums`.
     ///
     /// # Safety
-    /// The processor has AVX2.
-    #[target_feature(enable = "avx2")]
+    /// The processor has AVX2 and F16C.
+    #[target_feature(enable = "avx2,f16c")]
     pub(super) unsafe fn add_row<'a>(
         blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
         sums: &mut [f32; LANES],
     ) {
         let (nibble, pair) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
-        let (one, high_weight) = (_mm256_set1_epi16(1), _mm256_set1_epi16(128));
         // SAFETY: 16 floats are there.
         let mut totals = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
         for (block, x) in blocks {
@@ -225,7 +235,17 @@ mod avx2 {
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
                 _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
-                let mut integers = [_mm256_setzero_si256(); 2];
+                let scales = _mm_loadu_si128(bytes.add(192).cast());
+                let offsets = x.offset.as_ptr();
+                // Lanes 0..8 and 8..16.
+                let mut low_sums = [
+                    _mm256_mullo_epi32(_mm256_cvtepi8_epi32(scales), _mm256_load_si256(offsets.cast())),
+                    _mm256_mullo_epi32(
+                        _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(scales)),
+                        _mm256_load_si256(offsets.add(8).cast()),
+                    ),
+                ];
+                let mut high_sums = [_mm256_setzero_si256(); 2];
                 for half in 0..2 {
                     let low = [
                         _mm256_loadu_si256(bytes.add(64 * half).cast()),
@@ -246,19 +266,22 @@ mod avx2 {
                         let at = 128 * half + 32 * quarter;
                         let high = _mm256_load_si256(x.high.as_ptr().add(at).cast());
                         let low = _mm256_load_si256(x.low.as_ptr().add(at).cast());
-                        let offset = _mm256_load_si256(x.offset.as_ptr().add(at / 4).cast());
-                        // Two products are at most 2 × 63 × 127.
-                        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, high), high_weight);
-                        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, low), one);
-                        let sum = _mm256_add_epi32(_mm256_add_epi32(high, low), offset);
-                        let scale = |i: usize| i32::from(block[192 + at / 16 + i].cast_signed());
-                        let scale = _mm256_inserti128_si256::<1>(_mm256_set1_epi32(scale(0)), _mm_set1_epi32(scale(1)));
-                        let part = &mut integers[quarter % 2];
-                        *part = _mm256_add_epi32(*part, _mm256_mullo_epi32(sum, scale));
+                        let scale = |run: usize| _mm_set1_epi16(i16::from(block[192 + at / 16 + run].cast_signed()));
+                        let scale = _mm256_set_m128i(scale(1), scale(0));
+                        // Two products are at most 2 × 63 × 127, which fits 16 bits.
+                        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, high), scale);
+                        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, low), scale);
+                        let side = quarter % 2;
+                        high_sums[side] = _mm256_add_epi32(high_sums[side], high);
+                        low_sums[side] = _mm256_add_epi32(low_sums[side], low);
                     }
                 }
-                let scale = _mm256_set1_ps(scale(block) * x.scale);
-                for (total, integers) in totals.iter_mut().zip(integers) {
+                let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
+                    bytes.add(208).cast::<u16>().read_unaligned(),
+                ))));
+                let scale = _mm256_set1_ps(d * x.scale);
+                for ((total, high), low) in totals.iter_mut().zip(high_sums).zip(low_sums) {
+                    let integers = _mm256_add_epi32(_mm256_slli_epi32::<6>(high), low);
                     *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale));
                 }
             }
@@ -278,9 +301,9 @@ mod tests {
     /// A block's weights by their definition.
     fn weights(block: &[u8; BLOCK_BYTES]) -> Vec<f64> {
         let of_one = |j: usize| {
-            let mut one = Split { high: [0; BLOCK], low: [0; BLOCK], offset: [0; BLOCK / 4], scale: 1.0 };
+            let mut one = Split { high: [0; BLOCK], low: [0; BLOCK], offset: [0; LANES], scale: 1.0 };
             one.low[j] = 1;
-            one.offset[j / 4] = -32;
+            one.offset[j / 16] = -32;
             let sum: i32 = integers(block, &one).iter().sum();
             f64::from(sum) * f64::from(scale(block))
         };
@@ -325,6 +348,27 @@ mod tests {
                     let y = f64::from(dot(isa, &row, &SplitActivations::new(&[x; BLOCK])));
                     assert!((y / exact - 1.0).abs() < 1e-6, "{isa}: {y} {exact}");
                 }
+            }
+        }
+        // Every lane at its largest: the weights of lane `j` against the offset of the activations `16 j..`.
+        let mut row = [0xff; BLOCK_BYTES];
+        row[192..208].fill(0x80);
+        row[208..].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
+        for lane in 0..LANES {
+            let x: [f32; BLOCK] = std::array::from_fn(|i| {
+                let (of_lane, of_offset) = (i % CHUNK / 4 == lane, i / 16 == lane);
+                if of_lane {
+                    1.0
+                } else if of_offset {
+                    -1.0
+                } else {
+                    0.0
+                }
+            });
+            let exact: f64 = x.iter().map(|x| -128.0 * 31.0 * f64::from(*x)).sum();
+            for isa in Isa::available() {
+                let y = f64::from(dot(isa, &row, &SplitActivations::new(&x)));
+                assert!((y - exact).abs() <= 1e-6 * exact.abs(), "{isa} {lane}: {y} {exact}");
             }
         }
         let mut x = [1.0f32; BLOCK];
