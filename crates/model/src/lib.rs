@@ -27,7 +27,7 @@ mod transformer;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig};
-pub use bitnet_kernels::cpu::pool;
+pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
     devices, ops::Activations,

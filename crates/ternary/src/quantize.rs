@@ -187,11 +187,13 @@ fn round_half_even(x: f32) -> f32 {
 #[inline]
 pub fn absmax_int8(x: &[f32], codes: &mut [i8]) -> f32 {
     assert_eq!(x.len(), codes.len(), "one code for each activation");
-    if x.iter().any(|x| !x.is_finite()) {
+    // Without their signs, floats are in the order of their bits, and what is not finite is above all others.
+    let largest = x.iter().fold(0, |a, x| a.max(x.abs().to_bits()));
+    if largest >= f32::INFINITY.to_bits() {
         codes.fill(0);
         return f32::NAN;
     }
-    let scale = 127.0 / x.iter().fold(FLOOR, |a, x| a.max(x.abs()));
+    let scale = 127.0 / f32::from_bits(largest).max(FLOOR);
     for (code, x) in codes.iter_mut().zip(x) {
         // A cast from float saturates, which is the clamp.
         *code = round_half_even(x * scale) as i8;
