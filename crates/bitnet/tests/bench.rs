@@ -110,6 +110,12 @@ fn two_runs_are_compared_and_drawn() {
     assert_eq!(cells("threads").len(), 2);
     assert_eq!(text.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), ["a", "b", "ratio"]);
 
+    let same_name = folder.path().join("other").join("a.json");
+    std::fs::create_dir(same_name.parent().unwrap()).unwrap();
+    std::fs::copy(&b, &same_name).unwrap();
+    let text = stdout(&["--compare", path(&a), path(&same_name)]);
+    assert!(text.contains(path(&a)) && text.contains(path(&same_name)), "{text}");
+
     let picture = std::fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg") && picture.contains("tokens a second"), "{picture}");
     assert!(refusal(&args).contains("ab.svg") && refusal(&args).contains("--overwrite"));
@@ -173,5 +179,7 @@ fn files_that_are_no_reports_are_refused_by_name() {
     let cut = &std::fs::read(&good).unwrap()[..200];
     assert!(compare(&file("cut.json", cut)).contains("cut.json"));
     assert!(refusal(&["--compare"]).contains("--compare"));
-    assert!(refusal(&["--compare", path(&good), "--json"]).contains("--json"));
+    for more in [&["--json"][..], &["--reps", "3"], &["--decode", "64"]] {
+        assert!(refusal(&[&["--compare", path(&good)], more].concat()).contains(more[0]));
+    }
 }

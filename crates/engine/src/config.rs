@@ -71,6 +71,16 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
+    /// Whether tokens that were there before become more or less probable.
+    pub(crate) fn penalizes(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
+    /// Whether the order of the logits can change before a token is chosen.
+    pub(crate) fn changes_logits(&self) -> bool {
+        self.penalizes() || !self.logit_bias.is_empty()
+    }
+
     /// Checks that every setting is in its range.
     ///
     /// # Errors

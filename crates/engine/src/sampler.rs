@@ -1,8 +1,10 @@
 //! The sampler chain: a list of plain functions over the candidates, each of which changes logits or drops tokens.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use bitnet_model::{Isa, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -42,6 +44,9 @@ impl Sampler {
     /// The next token after `history`, or `None` when no logit is a finite number.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Option<u32> {
         let config = &self.config;
+        if config.temperature == 0.0 && !config.changes_logits() {
+            return argmax(logits);
+        }
         let mut candidates = candidates(logits);
         penalize(&mut candidates, &history[history.len().saturating_sub(config.penalty_window)..], config);
         bias(&mut candidates, &config.logit_bias);
@@ -55,6 +60,10 @@ impl Sampler {
         top_p(&mut candidates, config.top_p);
         min_p(&mut candidates, config.min_p);
         typical_p(&mut candidates, config.typical_p);
+        // A whole vocabulary stays in the order of its ids.
+        if candidates.len() < logits.len() {
+            candidates.sort_unstable_by(order);
+        }
         draw(&candidates, &mut self.rng)
     }
 }
@@ -67,7 +76,7 @@ fn candidates(logits: &[f32]) -> Vec<Candidate> {
 
 fn penalize(candidates: &mut [Candidate], recent: &[u32], config: &GenerationConfig) {
     let GenerationConfig { repetition_penalty, frequency_penalty, presence_penalty, .. } = *config;
-    if repetition_penalty == 1.0 && frequency_penalty == 0.0 && presence_penalty == 0.0 {
+    if !config.penalizes() {
         return;
     }
     let mut counts: HashMap<u32, u32> = HashMap::new();
@@ -96,41 +105,73 @@ fn best(candidates: &[Candidate]) -> Option<u32> {
     candidates.iter().copied().reduce(|best, c| if c.logit > best.logit { c } else { best }).map(|c| c.id)
 }
 
-/// Most probable first; equal logits by id, so that a seed means the same everywhere.
-fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+/// [`best`] of all finite logits. In two passes that the compiler makes vectors of.
+fn argmax(logits: &[f32]) -> Option<u32> {
+    let usable = |x: f32| if x < f32::INFINITY { x } else { f32::NEG_INFINITY };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(a, x)| *a = a.max(usable(*x)));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(a, x)| *a = a.max(usable(*x)));
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let at = logits.iter().position(|x| *x == max)?;
+    max.is_finite().then_some(at as u32)
 }
 
+/// Most probable first; equal logits by id, so that a seed means the same everywhere.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+/// Brings the `n` most probable to the front, in order.
+fn sort_first(candidates: &mut [Candidate], n: usize) {
+    let n = n.min(candidates.len());
+    if n > 0 && n < candidates.len() {
+        candidates.select_nth_unstable_by(n - 1, order);
+    }
+    candidates[..n].sort_unstable_by(order);
+}
+
+/// Leaves the `k` most probable, in order.
 fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
     if k > 0 && k < candidates.len() {
-        let order = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
-        candidates.select_nth_unstable_by(k - 1, order);
+        sort_first(candidates, k);
         candidates.truncate(k);
     }
-    sort(candidates);
 }
 
-/// Takes sorted candidates. The token that reaches `p` is kept, so there is always one.
+/// Leaves the most probable ones that together reach `p`, in order. The token that reaches it is kept, so there is always
+/// one.
 fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
     if p >= 1.0 {
         return;
     }
-    let probabilities = probabilities(candidates);
-    let mut sum = 0.0;
-    let kept = probabilities.iter().take_while(|q| {
-        let before = sum;
-        sum += **q;
-        before < f64::from(p)
-    });
-    let kept = kept.count();
-    candidates.truncate(kept);
+    let logits: Vec<f32> = candidates.iter().map(|c| c.logit).collect();
+    let log_total = log_sum_exp(Isa::active(), &logits);
+    // A vocabulary is rarely needed in order: a few tokens have nearly all of the probability.
+    let mut sorted = 64;
+    loop {
+        sort_first(candidates, sorted);
+        let first = &candidates[..sorted.min(candidates.len())];
+        let mut sum = 0.0;
+        let kept = first.iter().take_while(|c| {
+            let before = sum;
+            sum += (f64::from(c.logit) - log_total).exp();
+            before < f64::from(p)
+        });
+        let kept = kept.count();
+        if sum >= f64::from(p) || sorted >= candidates.len() {
+            return candidates.truncate(kept);
+        }
+        sorted *= 8;
+    }
 }
 
-/// Takes sorted candidates.
 fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
-    if let Some(first) = candidates.first().filter(|_| p > 0.0) {
+    if p > 0.0 {
         // exp(l - max) >= p, in the logarithm.
-        let floor = first.logit + p.ln();
+        let floor = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max) + p.ln();
         candidates.retain(|c| c.logit >= floor);
     }
 }
@@ -190,7 +231,6 @@ mod tests {
 
     fn kept(logits: &[f32], filter: impl Fn(&mut Vec<Candidate>)) -> Vec<u32> {
         let mut all = candidates(logits);
-        sort(&mut all);
         filter(&mut all);
         let mut ids: Vec<u32> = all.iter().map(|c| c.id).collect();
         ids.sort_unstable();
@@ -215,6 +255,15 @@ mod tests {
         // The entropy is 1.24 nats; 0.3 has surprise 1.20 and comes first, then 0.5 with 0.69.
         assert_eq!(kept(&logits, |c| typical_p(c, 0.2)), [3]);
         assert_eq!(kept(&logits, |c| typical_p(c, 0.7)), [1, 3]);
+    }
+
+    #[test]
+    fn the_short_way_to_the_best_token_finds_the_same() {
+        let noise: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 501) as f32).collect();
+        let special = [f32::NAN, f32::INFINITY, 1.0, f32::NEG_INFINITY, 1.0, 0.5];
+        for logits in [&noise[..], &noise[..37], &special, &special[..2], &[], &[f32::MIN; 20]] {
+            assert_eq!(argmax(logits), best(&candidates(logits)), "{logits:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How probable a model finds a text.
 
-use bitnet_model::CacheFormat;
+use bitnet_model::{CacheFormat, Isa, log_sum_exp};
 
 use crate::{EngineError, LanguageModel, SessionOptions};
 
@@ -127,9 +127,7 @@ pub fn log_probabilities(model: &LanguageModel, text: &[u32]) -> Result<Vec<f32>
     Ok(all)
 }
 
-/// `log softmax(logits)[id]`; the sum in f64.
+/// `log softmax(logits)[id]`.
 pub(crate) fn log_probability(logits: &[f32], id: u32) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
-    (f64::from(logits[id as usize] - max) - sum.ln()) as f32
+    (f64::from(logits[id as usize]) - log_sum_exp(Isa::active(), logits)) as f32
 }

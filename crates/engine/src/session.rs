@@ -5,8 +5,12 @@ use burn::tensor::Tensor;
 
 use crate::{EngineError, Generation, GenerationConfig, LanguageModel};
 
-/// Tokens that the model takes at once: enough to use its matrix kernels, few enough to keep activations small.
-const PREFILL_CHUNK: usize = 512;
+/// Tokens that the model takes at once: so many that reading the weights costs little beside multiplying them, so few that
+/// what the layers hand on stays in the caches.
+const PREFILL_CHUNK: usize = 288;
+
+/// Chunks of a long text are equal, in multiples of this: whole blocks of every kernel.
+const PREFILL_STEP: usize = 24;
 
 /// What a session may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +101,7 @@ impl<'m> Session<'m> {
         self.truncate(seen.min(text.len().saturating_sub(1)));
         let computed = text.len() - self.tokens.len();
         let mut last = None;
-        for chunk in text[self.tokens.len()..].chunks(PREFILL_CHUNK) {
+        for chunk in text[self.tokens.len()..].chunks(chunk_size(computed)) {
             last = Some(self.run(chunk)?);
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
@@ -116,5 +120,25 @@ impl<'m> Session<'m> {
     pub(crate) fn logits(&self, hidden: Tensor<2>) -> Result<Vec<f32>, EngineError> {
         let logits = self.model.transformer().logits(hidden).into_data();
         Ok(logits.try_into_vec().expect("logits are F32"))
+    }
+}
+
+/// The size of chunks for `tokens` tokens.
+fn chunk_size(tokens: usize) -> usize {
+    let chunks = tokens.div_ceil(PREFILL_CHUNK).max(1);
+    tokens.div_ceil(chunks).next_multiple_of(PREFILL_STEP).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_nearly_equal_and_not_too_large() {
+        for tokens in 0..5000 {
+            let size = chunk_size(tokens);
+            assert!((1..=PREFILL_CHUNK).contains(&size));
+            assert_eq!(tokens.div_ceil(size), tokens.div_ceil(PREFILL_CHUNK));
+        }
     }
 }

@@ -27,9 +27,9 @@ mod transformer;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig};
-pub use bitnet_kernels::cpu::pool;
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
+pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
     devices, ops::Activations, weight_order,

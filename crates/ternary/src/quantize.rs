@@ -165,12 +165,12 @@ pub fn nearly_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMatr
     TernaryMatrix::from_trits(rows, cols, &trits, scale).ok()
 }
 
-/// `x.round_ties_even()` for `|x| < 2^22`: there a float of the size of the addend has no place for a fraction. Unlike the
-/// method, this is two additions on every machine and never a call.
+/// `x.round_ties_even()` for `|x| <= 127`: a float of the size of the addend has no place for a fraction, and its low byte is
+/// the integer that is added to it. Unlike the method and a saturating cast, this is one addition on every machine.
 #[inline]
-fn round_half_even(x: f32) -> f32 {
+fn rounded(x: f32) -> i8 {
     const NO_FRACTION: f32 = 12_582_912.0; // 1.5 * 2^23
-    (x + NO_FRACTION) - NO_FRACTION
+    (x + NO_FRACTION).to_bits() as i8
 }
 
 /// Quantizes one token's activations to int8 by their largest magnitude, and returns the multiplier that was used.
@@ -187,14 +187,16 @@ fn round_half_even(x: f32) -> f32 {
 #[inline]
 pub fn absmax_int8(x: &[f32], codes: &mut [i8]) -> f32 {
     assert_eq!(x.len(), codes.len(), "one code for each activation");
-    if x.iter().any(|x| !x.is_finite()) {
+    // Without their signs, floats are in the order of their bits, and what is not finite is above all others.
+    let largest = x.iter().fold(0, |a, x| a.max(x.abs().to_bits()));
+    if largest >= f32::INFINITY.to_bits() {
         codes.fill(0);
         return f32::NAN;
     }
-    let scale = 127.0 / x.iter().fold(FLOOR, |a, x| a.max(x.abs()));
+    let scale = 127.0 / f32::from_bits(largest).max(FLOOR);
     for (code, x) in codes.iter_mut().zip(x) {
-        // A cast from float saturates, which is the clamp.
-        *code = round_half_even(x * scale) as i8;
+        // The largest is 127 after rounding, whatever the division lost: nothing has to be clamped.
+        *code = rounded(x * scale);
     }
     scale
 }
@@ -228,9 +230,19 @@ mod tests {
     #[test]
     fn rounding_by_addition_is_rounding_half_to_even() {
         for i in -130_000i32..=130_000 {
-            for x in [i as f32 / 1000.0, i as f32 / 512.0, f32::from_bits(i as u32 & 0x42ff_ffff)] {
-                assert_eq!(round_half_even(x), x.round_ties_even(), "{x}");
+            for x in [i as f32 / 1024.0, i as f32 / 1030.0, f32::from_bits(i as u32 & 0x42fe_0000)] {
+                assert_eq!(f32::from(rounded(x)), x.round_ties_even(), "{x}");
             }
+        }
+    }
+
+    #[test]
+    fn the_largest_activation_is_127_whatever_its_size() {
+        let mut codes = [0i8; 2];
+        for i in 1..2_000_000u32 {
+            let x = f32::from_bits(0x3727_c5ac + i.wrapping_mul(1_009) % 0x4700_0000);
+            absmax_int8(&[x, -x], &mut codes);
+            assert_eq!(codes, [127, -127], "{x}");
         }
     }
 }

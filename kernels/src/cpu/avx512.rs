@@ -15,7 +15,7 @@ const PREFETCH: usize = 1024;
 /// # Panics
 /// When `tile` is not 16 words, or `x` not 4 lanes, for each word of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 1] {
+pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32; TILE_ROWS]; 1]) {
     let words = tile.len() / TILE_ROWS;
     assert!(x.len() == 4 * words, "lanes");
     // One sum for each plane: an addition has to wait for the one before it on the same sum.
@@ -34,10 +34,12 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 
         }
     }
     let [a, b, c, d] = sums;
-    [to_array(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)))]
+    let sum = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+    // SAFETY: there is room for 16 lanes.
+    unsafe { _mm512_storeu_si512(out[0].as_mut_ptr().cast(), sum) };
 }
 
-/// `sum(code * x)` of `M` tiles for `T` tokens: `[tile][token][row]`. With two tiles and twelve tokens the sums take 24 of
+/// `sum(code * x)` of `M` tiles for `T` tokens into `out`, `[tile][token][row]`. With two tiles and twelve tokens the sums take 24 of
 /// the 32 registers, and each activation that is read serves 32 rows.
 ///
 /// # Safety
@@ -46,9 +48,14 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32]) -> [[i32; TILE_ROWS]; 
 /// # Panics
 /// When a tile is not 16 words, or `x` not `4 T` lanes, for each word of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(crate) unsafe fn dots<const M: usize, const T: usize>(tiles: [&[u32]; M], x: &[u32]) -> [[[i32; TILE_ROWS]; T]; M] {
+pub(crate) unsafe fn dots<const M: usize, const T: usize>(
+    tiles: [&[u32]; M],
+    x: &[u32],
+    out: &mut [[[i32; TILE_ROWS]; T]],
+) {
     let words = x.len() / (4 * T);
     assert!(tiles.iter().all(|tile| tile.len() == TILE_ROWS * words) && x.len() == 4 * T * words, "lanes");
+    assert!(out.len() >= M, "output");
     let mask = _mm512_set1_epi8(3);
     let mut sums = [[_mm512_setzero_si512(); T]; M];
     for k in 0..words {
@@ -67,7 +74,12 @@ pub(crate) unsafe fn dots<const M: usize, const T: usize>(tiles: [&[u32]; M], x:
             }
         }
     }
-    sums.map(|tile| tile.map(|sum| to_array(sum)))
+    for m in 0..M {
+        for t in 0..T {
+            // SAFETY: there is room for 16 lanes.
+            unsafe { _mm512_storeu_si512(out[m][t].as_mut_ptr().cast(), sums[m][t]) };
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -79,12 +91,4 @@ fn unpack(bytes: __m512i) -> [__m512i; 4] {
         _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask),
         _mm512_and_si512(_mm512_srli_epi16::<6>(bytes), mask),
     ]
-}
-
-#[target_feature(enable = "avx512f")]
-fn to_array(lanes: __m512i) -> [i32; TILE_ROWS] {
-    let mut array = [0; TILE_ROWS];
-    // SAFETY: there is room for 16 lanes.
-    unsafe { _mm512_storeu_si512(array.as_mut_ptr().cast(), lanes) };
-    array
 }

@@ -7,7 +7,7 @@
 mod activations;
 pub mod attention;
 pub mod dense;
-mod exp;
+pub mod exp;
 pub mod gate;
 pub mod isa;
 pub mod kv_cache;

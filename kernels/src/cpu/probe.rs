@@ -148,7 +148,9 @@ fn products_loop(isa: Isa) -> ProductsLoop {
         Isa::NeonDotprod => (arm::sdot, arm::SDOT_PRODUCTS),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => (arm::smlal, arm::SMLAL_PRODUCTS),
-        _ => (portable, PORTABLE_PRODUCTS as u64),
+        Isa::Scalar => (portable, PORTABLE_PRODUCTS as u64),
+        #[allow(unreachable_patterns)]
+        other => unreachable!("{other} has passed Isa::check and has no loop"),
     }
 }
 

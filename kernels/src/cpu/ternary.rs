@@ -6,7 +6,7 @@
 //! of the weights irrelevant.
 
 use super::activations::{Activations, Block};
-use super::isa::Isa;
+use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
 use super::tiles::{TILE_ROWS, WeightOrder};
 use super::{lanes, scalar};
@@ -116,57 +116,54 @@ impl TernaryView<'_> {
     }
 }
 
-/// `sum(code * x)` of up to two tiles for a block of `T` tokens, `[tile][token][row]`.
-fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32]) -> [[[i32; TILE_ROWS]; T]; PANEL] {
-    let one = |tile: &[u32]| -> [[i32; TILE_ROWS]; T] {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
+/// `sum(code * x)` of up to two tiles for a block of `T` tokens into `out`, `[tile][token][row]`.
+#[inline]
+fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; T]; PANEL]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Vnni {
+        return match *tiles {
             // SAFETY: whoever came in through a public function has passed `Isa::check`.
-            Isa::Avx512Vnni => unsafe {
-                let [dots] = super::avx512::dots([tile], x);
-                dots
-            },
+            [a, b] => unsafe { super::avx512::dots([a, b], x, out) },
+            // SAFETY: as above.
+            [a] => unsafe { super::avx512::dots([a], x, out) },
+            _ => unreachable!("a panel has one or two tiles"),
+        };
+    }
+    for (tile, out) in tiles.iter().zip(out) {
+        *out = match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { super::avx2::dots(tile, x) },
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: as above.
+            // SAFETY: whoever came in through a public function has passed `Isa::check`.
             Isa::Neon => unsafe { super::neon::dots(tile, x) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Isa::NeonDotprod => unsafe { super::neon::dots_dotprod(tile, x) },
             _ => scalar::dots(tile, x),
-        }
-    };
-    match *tiles {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        [a, b] if isa == Isa::Avx512Vnni => unsafe { super::avx512::dots([a, b], x) },
-        [a, b] => [one(a), one(b)],
-        [a] => [one(a), [[0; TILE_ROWS]; T]],
-        _ => unreachable!("a panel has one or two tiles"),
+        };
     }
 }
 
 /// [`code_dots`] for one token: a decode step.
-fn code_dots_of_one(isa: Isa, tiles: &[&[u32]], x: &[u32]) -> [[[i32; TILE_ROWS]; 1]; PANEL] {
+#[inline]
+fn code_dots_of_one(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; 1]; PANEL]) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Vnni {
-        // SAFETY: as in `code_dots`.
-        let one = |tile| unsafe { super::avx512::dots_of_one(tile, x) };
-        return match *tiles {
-            [a, b] => [one(a), one(b)],
-            [a] => [one(a), [[0; TILE_ROWS]; 1]],
-            _ => unreachable!("a panel has one or two tiles"),
-        };
+        for (tile, out) in tiles.iter().zip(out) {
+            // SAFETY: as in `code_dots`.
+            unsafe { super::avx512::dots_of_one(tile, x, out) };
+        }
+        return;
     }
-    code_dots::<1>(isa, tiles, x)
+    code_dots(isa, tiles, x, out);
 }
 
 /// Where the exact integers of some rows go.
 trait Sink: Sync {
-    /// The integers `dots` of the rows `row..` for one token and one segment; segments come in order.
-    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]);
+    /// The integers `dots` of the rows `row..` for one token and one segment, from which `sum` is still to be taken;
+    /// segments come in order.
+    fn put(&self, isa: Isa, row: usize, token: usize, segment: usize, dots: &[i32], sum: i32);
 }
 
 /// One matrix of several that meet the same activations.
@@ -208,9 +205,10 @@ impl<S: Sink> Product<'_, S> {
         tiles: &[&[u32]],
         acts: &Activations,
         block: Block,
-        kernel: impl Fn(Isa, &[&[u32]], &[u32]) -> [[[i32; TILE_ROWS]; T]; PANEL],
+        kernel: impl Fn(Isa, &[&[u32]], &[u32], &mut [[[i32; TILE_ROWS]; T]; PANEL]),
     ) {
         let words_in_segment = acts.segment().div_ceil(16);
+        let mut dots = [[[0; TILE_ROWS]; T]; PANEL];
         for segment in 0..acts.segments() {
             let start = segment * words_in_segment;
             let end = self.weights.width().min(start + words_in_segment);
@@ -218,13 +216,13 @@ impl<S: Sink> Product<'_, S> {
             for (part, tile) in parts.iter_mut().zip(tiles) {
                 *part = &tile[start * TILE_ROWS..end * TILE_ROWS];
             }
-            let dots = kernel(isa, &parts[..tiles.len()], acts.lanes(block, start, end));
+            kernel(isa, &parts[..tiles.len()], acts.lanes(block, start, end), &mut dots);
             for (i, dots) in dots.iter().enumerate().take(tiles.len()) {
                 let row = (first_tile + i) * TILE_ROWS;
                 let rows = TILE_ROWS.min(self.weights.rows - row);
                 for (t, dots) in dots.iter().enumerate() {
                     let sum = acts.sum(block.first + t, segment);
-                    self.sink.put(row, block.first + t, segment, &dots.map(|dot| dot - sum)[..rows]);
+                    self.sink.put(isa, row, block.first + t, segment, &dots[..rows], sum);
                 }
             }
         }
@@ -253,29 +251,38 @@ struct Scaled<'a> {
 }
 
 impl Sink for Scaled<'_> {
-    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]) {
+    fn put(&self, isa: Isa, row: usize, token: usize, segment: usize, dots: &[i32], sum: i32) {
         let start = token * self.rows + row;
         // SAFETY: the rows of a panel are written by its task alone.
         let out = unsafe { self.out.slice(start, start + dots.len()) };
         let sx = self.acts.scale(token);
         match self.scale {
-            ScaleView::Tensor(s) => {
-                let s = s / sx;
-                out.iter_mut().zip(dots).for_each(|(out, dot)| *out = *dot as f32 * s);
-            }
+            ScaleView::Tensor(s) => scale_all(isa, dots, sum, s / sx, out),
             ScaleView::Row(s) => {
-                let scaled = dots.iter().zip(&s[row..]).map(|(dot, s)| *dot as f32 * (s / sx));
+                let scaled = dots.iter().zip(&s[row..]).map(|(dot, s)| (dot - sum) as f32 * (s / sx));
                 out.iter_mut().zip(scaled).for_each(|(out, y)| *out = y);
             }
             ScaleView::Group { values, .. } => {
                 let segments = self.acts.segments();
                 for (i, (out, dot)) in out.iter_mut().zip(dots).enumerate() {
                     let before = if segment == 0 { 0.0 } else { *out };
-                    let sum = before + *dot as f32 * values[(row + i) * segments + segment];
-                    *out = if segment + 1 == segments { sum / sx } else { sum };
+                    let total = before + (dot - sum) as f32 * values[(row + i) * segments + segment];
+                    *out = if segment + 1 == segments { total / sx } else { total };
                 }
             }
         }
+    }
+}
+
+on_each_isa! {
+    fn scale_all(dots: &[i32], sum: i32, scale: f32, out: &mut [f32]) = scale_all_body
+}
+
+#[inline(always)]
+fn scale_all_body(dots: &[i32], sum: i32, scale: f32, out: &mut [f32]) {
+    match (dots.as_array::<TILE_ROWS>(), out.as_mut_array::<TILE_ROWS>()) {
+        (Some(dots), Some(out)) => out.iter_mut().zip(dots).for_each(|(out, dot)| *out = (dot - sum) as f32 * scale),
+        _ => out.iter_mut().zip(dots).for_each(|(out, dot)| *out = (dot - sum) as f32 * scale),
     }
 }
 
@@ -286,11 +293,12 @@ struct Integers<'a> {
 }
 
 impl Sink for Integers<'_> {
-    fn put(&self, row: usize, token: usize, segment: usize, dots: &[i32]) {
+    fn put(&self, _: Isa, row: usize, token: usize, segment: usize, dots: &[i32], sum: i32) {
         let start = token * self.rows + row;
         // SAFETY: the rows of a panel are written by its task alone.
         let out = unsafe { self.out.slice(start, start + dots.len()) };
-        out.iter_mut().zip(dots).for_each(|(out, dot)| *out = if segment == 0 { *dot } else { *out + dot });
+        let all = out.iter_mut().zip(dots);
+        all.for_each(|(out, dot)| *out = dot - sum + if segment == 0 { 0 } else { *out });
     }
 }
 

@@ -61,7 +61,8 @@ pub struct Measured {
 /// Those of the model, and when there is no memory to measure the bandwidth with.
 pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa) -> Result<Measured, CliError> {
     let session = |context: usize| model.session(SessionOptions { context: Some(context), ..options });
-    let bar = ProgressBar::new(((plan.reps + plan.warmup) * (plan.prefill.len() + plan.depths.len())) as u64);
+    let repetitions = plan.warmup.saturating_add(plan.reps);
+    let bar = ProgressBar::new(repetitions.saturating_mul(plan.prefill.len() + plan.depths.len()) as u64);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left");
     bar.set_style(style.expect("a correct template"));
 
@@ -70,7 +71,7 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
     let text = random_tokens(model.transformer().config().vocab_size);
     let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<f64, Error>| {
         let mut series = Series::default();
-        for repetition in 0..plan.warmup + plan.reps {
+        for repetition in 0..repetitions {
             let limit = (repetition >= plan.warmup).then(limit);
             let speed = run()?;
             if let Some(limit) = limit {

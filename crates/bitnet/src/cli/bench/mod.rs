@@ -8,8 +8,9 @@ mod plot;
 mod report;
 mod work;
 
+use std::collections::HashSet;
 use std::io::{Write, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bitnet::model::{Isa, ModelError, WeightOrder, device, pool, weight_order};
 use clap::Args;
@@ -57,7 +58,8 @@ pub struct Bench {
     json: bool,
 
     /// Measure nothing: compare what --json has printed into files, all with the first
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["json", "prefill", "depth"])]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(conflicts_with_all = ["json", "prefill", "decode", "depth", "reps", "warmup"])]
     compare: Option<Vec<PathBuf>>,
 
     /// Draw decode speed over depth into an .svg or .png file
@@ -82,7 +84,7 @@ impl Bench {
         let plot = self.plot.as_deref().map(|file| Plot::new(file, self.overwrite)).transpose()?;
         let lines = if let Some(files) = &self.compare {
             let reports = files.iter().map(|file| Report::read(file)).collect::<Result<Vec<_>, _>>()?;
-            let names: Vec<_> = files.iter().map(|file| stem(file)).collect();
+            let names = names(files);
             write!(stdout(), "{}", compare::table(&names, &reports))?;
             names.into_iter().zip(reports).collect()
         } else {
@@ -181,7 +183,12 @@ fn weights(order: WeightOrder) -> &'static str {
     }
 }
 
-/// The name of a file, without its folder and ending.
-fn stem(file: &Path) -> String {
-    file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
+/// What to call the files: their names without folder and ending, where that tells them apart.
+fn names(files: &[PathBuf]) -> Vec<String> {
+    let stem = |file: &PathBuf| file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+    let stems: Vec<String> = files.iter().map(stem).collect();
+    if stems.iter().collect::<HashSet<_>>().len() == stems.len() {
+        return stems;
+    }
+    files.iter().map(|file| file.display().to_string()).collect()
 }

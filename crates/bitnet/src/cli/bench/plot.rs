@@ -124,6 +124,8 @@ fn chart<B: DrawingBackend>(
     let fastest = runs().map(|run| run.speed.max).fold(0.0, f64::max);
     let font = |size: u32| ("sans-serif", size * scale).into_font();
     let margin = 0.03 * deepest;
+    // Room above the data for the key.
+    let highest = (1.1 + 0.06 * lines.len() as f64) * fastest.max(1e-9);
 
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(area)
@@ -131,7 +133,7 @@ fn chart<B: DrawingBackend>(
         .margin(16 * scale)
         .x_label_area_size(44 * scale)
         .y_label_area_size(62 * scale)
-        .build_cartesian_2d(-margin..deepest + margin, 0.0..1.15 * fastest.max(1e-9))?;
+        .build_cartesian_2d(-margin..deepest + margin, 0.0..highest)?;
     chart
         .configure_mesh()
         .x_desc("tokens in the cache")
@@ -161,8 +163,8 @@ fn chart<B: DrawingBackend>(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
-        .margin(12 * scale)
+        .position(SeriesLabelPosition::UpperRight)
+        .margin(6 * scale)
         .legend_area_size(24 * scale)
         .label_font(font(15).color(&BLACK))
         .background_style(WHITE.mix(0.85))
