@@ -77,11 +77,20 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// Whether the native CPU kernels run on this device.
+fn is_native(device: &Device) -> bool {
+    let kinds = DeviceKind::ALL.into_iter().filter(|kind| kind.is_compiled_in());
+    kinds.filter_map(|kind| self::device(kind.name()).ok()).any(|native| native == *device)
+}
+
 /// The order of packed words that the kernels of a device stream best.
 pub fn weight_order(device: &Device) -> WeightOrder {
-    let kinds = DeviceKind::ALL.into_iter().filter(|kind| kind.is_compiled_in());
-    let native = kinds.filter_map(|kind| self::device(kind.name()).ok()).any(|native| native == *device);
-    if native { WeightOrder::Tiles } else { WeightOrder::Rows }
+    if is_native(device) { WeightOrder::Tiles } else { WeightOrder::Rows }
+}
+
+/// The order with five trits in a byte, on devices whose kernels read it.
+pub fn dense_weight_order(device: &Device) -> Option<WeightOrder> {
+    is_native(device).then_some(WeightOrder::DenseTiles)
 }
 
 /// A device that is not to be had.

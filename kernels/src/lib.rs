@@ -26,6 +26,6 @@ pub use cpu::isa::{Isa, IsaError};
 pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
 pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
-pub use device::{DeviceError, DeviceInfo, DeviceKind, device, devices, weight_order};
+pub use device::{DeviceError, DeviceInfo, DeviceKind, dense_weight_order, device, devices, weight_order};
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;

@@ -111,10 +111,8 @@ macro_rules! suite {
 
             /// The case with its words in the order of the native kernels.
             fn tiled(c: &Case) -> Packed {
-                let mut words = c.matrix.words().to_vec();
-                let shape = c.words.dims();
-                WeightOrder::Rows.convert(WeightOrder::Tiles, &mut words, shape[1]);
-                let words = Tensor::from_data(TensorData::new(words, shape), (&device(), DType::U32));
+                let words = WeightOrder::Rows.convert(WeightOrder::Tiles, c.matrix.words().to_vec(), c.spec.cols);
+                let words = Tensor::from_data(TensorData::new(words, c.words.dims()), (&device(), DType::U32));
                 Packed { words, scale: c.scale.clone(), spec: TernarySpec { order: WeightOrder::Tiles, ..c.spec } }
             }
 

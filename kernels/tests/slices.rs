@@ -32,11 +32,9 @@ fn matrix(rows: usize, cols: usize, group: Option<usize>, seed: u64) -> TernaryM
     TernaryMatrix::from_trits(rows, cols, &trits, scale).unwrap()
 }
 
-/// The words of a matrix in the kernels' own order.
-fn tiled(m: &TernaryMatrix) -> Vec<u32> {
-    let mut words = m.words().to_vec();
-    WeightOrder::Rows.convert(WeightOrder::Tiles, &mut words, m.cols().div_ceil(16));
-    words
+/// The words of a matrix in another order.
+fn words_in(order: WeightOrder, m: &TernaryMatrix) -> Vec<u32> {
+    WeightOrder::Rows.convert(order, m.words().to_vec(), m.cols())
 }
 
 fn view(m: &TernaryMatrix) -> TernaryView<'_> {
@@ -59,8 +57,12 @@ fn check(rows: usize, cols: usize, tokens: usize, group: Option<usize>, seed: u6
     let x = activations(tokens, cols, seed + 2);
     let (integers, floats) = (reference::matmul_i32(&codes, tokens, &m), reference::linear(&x, tokens, &m));
     let mut by_float_activations: Option<Vec<f32>> = None;
-    let (tiles, dense) = (tiled(&m), m.to_f32());
-    let orders = [view(&m), TernaryView { words: &tiles, order: WeightOrder::Tiles, ..view(&m) }];
+    let dense = m.to_f32();
+    let (tiles, dense_tiles) = (words_in(WeightOrder::Tiles, &m), words_in(WeightOrder::DenseTiles, &m));
+    let mut orders = vec![view(&m), TernaryView { words: &tiles, order: WeightOrder::Tiles, ..view(&m) }];
+    if !matches!(m.scale(), Scale::Group { .. }) {
+        orders.push(TernaryView { words: &dense_tiles, order: WeightOrder::DenseTiles, ..view(&m) });
+    }
     for (isa, w) in Isa::available().into_iter().flat_map(|isa| orders.iter().map(move |w| (isa, w))) {
         let case = format!("{isa} {rows}x{cols} {:?}, {tokens} tokens, group {group:?}", w.order);
         let mut out = vec![0i32; tokens * rows];

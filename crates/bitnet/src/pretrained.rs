@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_engine::{Generation, OpenOptions};
 use bitnet_format::Checkpoint;
-use bitnet_model::ModelError;
+use bitnet_model::{ModelError, WeightBits};
 
 use crate::{
     EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, SessionOptions, Timing, embedded, fetch,
@@ -22,12 +22,15 @@ pub struct LoadOptions {
     pub open: OpenOptions,
     /// Never ask the network; what is in the cache is used.
     pub offline: bool,
+    /// Bits that a ternary weight takes in memory.
+    pub weights: WeightBits,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let device = bitnet_model::DeviceKind::default_name().to_string();
-        Self { device, tokenizer: None, open: OpenOptions::default(), offline: false }
+        let (open, weights) = (OpenOptions::default(), WeightBits::default());
+        Self { device, tokenizer: None, open, offline: false, weights }
     }
 }
 
@@ -87,7 +90,8 @@ impl BitNetModel {
         let begin = Instant::now();
         let device = bitnet_model::device(&options.device).map_err(ModelError::from)?;
         let checkpoint = open(spec, options)?;
-        let language_model = LanguageModel::load(&checkpoint, &device, options.tokenizer.as_deref())?;
+        let tokenizer = options.tokenizer.as_deref();
+        let language_model = LanguageModel::load_with_bits(&checkpoint, options.weights, &device, tokenizer)?;
         Ok(Self { language_model, load_time: begin.elapsed() })
     }
 

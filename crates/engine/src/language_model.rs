@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::{Checkpoint, FormatError, GgufTokenizer, TokenizerSource};
-use bitnet_model::{Loaded, Transformer};
+use bitnet_model::{Loaded, Transformer, WeightBits};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
 
@@ -23,10 +23,23 @@ impl LanguageModel {
     /// # Errors
     /// When a part of the checkpoint is missing or wrong, or the tokenizer has tokens that the model has no row for.
     pub fn load(checkpoint: &Checkpoint, device: &Device, tokenizer_json: Option<&Path>) -> Result<Self, EngineError> {
+        Self::load_with_bits(checkpoint, WeightBits::default(), device, tokenizer_json)
+    }
+
+    /// [`LanguageModel::load`] with so many bits for each weight.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`], and when the device or the model does not go with them.
+    pub fn load_with_bits(
+        checkpoint: &Checkpoint,
+        bits: WeightBits,
+        device: &Device,
+        tokenizer_json: Option<&Path>,
+    ) -> Result<Self, EngineError> {
         // The tokenizer of a large vocabulary takes about as long as the weights: both at once.
         let (tokenizer, loaded) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer_of(checkpoint, tokenizer_json));
-            let loaded = bitnet_model::load(checkpoint, device);
+            let loaded = bitnet_model::load_with_bits(checkpoint, bits, device);
             (tokenizer.join(), loaded)
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -1,7 +1,10 @@
 //! The ternary linear layer.
 
+use std::fmt;
+use std::str::FromStr;
+
 use bitnet_kernels::ops::{self, Activations, Packed, TernarySpec};
-use bitnet_kernels::{Gate, WeightOrder, weight_order};
+use bitnet_kernels::{Gate, WeightOrder, dense_weight_order, weight_order};
 use bitnet_ternary::{CODES_PER_WORD, Granularity, Scale, TernaryMatrix, quantize};
 use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
@@ -65,7 +68,24 @@ impl BitLinear {
     /// # Errors
     /// When the scale groups are not a multiple of 16 columns.
     pub fn from_ternary(matrix: TernaryMatrix, device: &Device) -> Result<Self, ModelError> {
-        let (rows, cols, mut words, scale) = matrix.into_parts();
+        Self::with_bits(matrix, WeightBits::Two, device)
+    }
+
+    /// [`BitLinear::from_ternary`] with weights that take less memory.
+    ///
+    /// # Errors
+    /// As there, and when the device cannot read such weights, or they have a scale for each group.
+    pub fn with_bits(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
+        let order = match (bits, matrix.granularity()) {
+            (WeightBits::Two, _) => weight_order(device),
+            (WeightBits::OnePointSix, Granularity::Tensor | Granularity::Row) => dense_weight_order(device)
+                .ok_or_else(|| ModelError::Unsupported { what: format!("1.6-bit weights on {device:?}") })?,
+            (WeightBits::OnePointSix, _) => {
+                let what = "1.6-bit weights of a model with a scale for each group".to_string();
+                return Err(ModelError::Unsupported { what });
+            }
+        };
+        let (rows, cols, words, scale) = matrix.into_parts();
         let (values, columns, group) = match scale {
             Scale::Tensor(scale) => (vec![scale], 1, None),
             Scale::Row(values) => (values, 1, None),
@@ -76,14 +96,14 @@ impl BitLinear {
             return Err(ModelError::Unsupported { what });
         }
         let scale_shape = [values.len() / columns, columns];
-        let (order, width) = (weight_order(device), cols.div_ceil(CODES_PER_WORD));
-        WeightOrder::Rows.convert(order, &mut words, width);
-        let words = Tensor::<2, Int>::from_data(TensorData::new(words, [rows, width]), (device, DType::U32));
+        let words = WeightOrder::Rows.convert(order, words, cols);
+        let words = TensorData::new(words, [rows, order.words(cols)]);
+        let words = Tensor::<2, Int>::from_data(words, (device, DType::U32));
         let scale = Tensor::<2>::from_data(TensorData::new(values, scale_shape), (device, DType::F32));
         Ok(Self {
             words: Param::initialized(ParamId::new(), words)
-                .load_mapper(move |words| reorder(words, WeightOrder::Rows, order))
-                .save_mapper(move |words| reorder(words, order, WeightOrder::Rows)),
+                .load_mapper(move |words| reorder(words, WeightOrder::Rows, order, cols))
+                .save_mapper(move |words| reorder(words, order, WeightOrder::Rows, cols)),
             scale: Param::from_tensor(scale).set_require_grad(false),
             norm: None,
             d_input: cols,
@@ -188,12 +208,44 @@ impl BitLinear {
 }
 
 /// The same matrix with its words in another order.
-fn reorder(words: Tensor<2, Int>, from: WeightOrder, to: WeightOrder) -> Tensor<2, Int> {
+fn reorder(words: Tensor<2, Int>, from: WeightOrder, to: WeightOrder, cols: usize) -> Tensor<2, Int> {
     if from == to {
         return words;
     }
-    let ([rows, width], device) = (words.dims(), words.device());
-    let mut values: Vec<u32> = words.into_data().iter().collect();
-    from.convert(to, &mut values, width);
-    Tensor::from_data(TensorData::new(values, [rows, width]), (&device, DType::U32))
+    let ([rows, _], device) = (words.dims(), words.device());
+    let values = from.convert(to, words.into_data().iter().collect(), cols);
+    Tensor::from_data(TensorData::new(values, [rows, to.words(cols)]), (&device, DType::U32))
 }
+
+/// Bits that a weight takes in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightBits {
+    /// Four trits in a byte.
+    #[default]
+    Two,
+    /// Five trits in a byte: less to read for each token, more to compute.
+    OnePointSix,
+}
+
+impl fmt::Display for WeightBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WeightBits::Two => "2bit",
+            WeightBits::OnePointSix => "1.6bit",
+        })
+    }
+}
+
+impl FromStr for WeightBits {
+    type Err = UnknownWeightBits;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWeightBits> {
+        let all = [WeightBits::Two, WeightBits::OnePointSix];
+        all.into_iter().find(|bits| bits.to_string() == name).ok_or_else(|| UnknownWeightBits(name.to_string()))
+    }
+}
+
+/// Weights are not kept in so many bits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither 2bit nor 1.6bit")]
+pub struct UnknownWeightBits(String);

@@ -26,7 +26,7 @@ mod rope;
 mod transformer;
 
 pub use attention::Attention;
-pub use bit_linear::{BitLinear, BitLinearConfig};
+pub use bit_linear::{BitLinear, BitLinearConfig, UnknownWeightBits, WeightBits};
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
@@ -38,7 +38,7 @@ pub use block::Block;
 pub use cache::KvCache;
 pub use dense::DenseMatrix;
 pub use error::ModelError;
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_with_bits};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
 pub use rope::Rope;

@@ -9,7 +9,7 @@ use bitnet_kernels::ops::Activations;
 use burn::tensor::Device;
 use rayon::prelude::*;
 
-use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer};
+use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer, WeightBits};
 
 /// A model and what its user should be told.
 pub struct Loaded {
@@ -28,7 +28,15 @@ pub struct Loaded {
 /// # Errors
 /// When a tensor is missing or wrong, or the file has parts that this decoder does not do (a bias, another activation).
 pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelError> {
-    let loader = Loader { checkpoint, config: checkpoint.config(), device, used: Mutex::default() };
+    load_with_bits(checkpoint, WeightBits::default(), device)
+}
+
+/// [`load`] with so many bits for each weight.
+///
+/// # Errors
+/// As [`load`], and when the device or the model does not go with them.
+pub fn load_with_bits(checkpoint: &Checkpoint, bits: WeightBits, device: &Device) -> Result<Loaded, ModelError> {
+    let loader = Loader { checkpoint, config: checkpoint.config(), bits, device, used: Mutex::default() };
     let model = loader.transformer()?;
     let used = loader.used.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let unused: Vec<String> = checkpoint.tensors().map(|t| t.name.clone()).filter(|n| !used.contains(n)).collect();
@@ -41,6 +49,7 @@ pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelErr
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
+    bits: WeightBits,
     device: &'a Device,
     /// Names that were asked for; a tensor that nobody asks for would change the model if it were left out in silence.
     used: Mutex<HashSet<String>>,
@@ -116,7 +125,7 @@ impl Loader<'_> {
             Some(_) => Activations::Int8,
             None => Activations::Float,
         };
-        Ok(BitLinear::from_ternary(matrix, self.device)?.with_norm(norm).with_activations(activations))
+        Ok(BitLinear::with_bits(matrix, self.bits, self.device)?.with_norm(norm).with_activations(activations))
     }
 
     fn norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm, ModelError> {

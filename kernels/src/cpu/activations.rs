@@ -10,6 +10,7 @@
 
 use bitnet_ternary::quantize::absmax_int8;
 
+use super::base3;
 use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
 
@@ -66,7 +67,7 @@ impl Activations {
         segment: usize,
         codes_of: impl Fn(usize, &mut [f32], &mut [i8]) -> f32 + Sync,
     ) -> Self {
-        let (words, segment) = (cols.div_ceil(16), segment.clamp(1, cols.max(1)));
+        let (words, segment) = (words(cols), segment.clamp(1, cols.max(1)));
         let segments = cols.div_ceil(segment);
         let mut lanes = vec![0u32; tokens * words * 4];
         let (mut scales, mut sums) = (vec![0f32; tokens], vec![0i32; tokens * segments]);
@@ -103,7 +104,7 @@ impl Activations {
 
     /// The lanes of a block for the words `first..end`.
     pub(crate) fn lanes(&self, block: Block, first: usize, end: usize) -> &[u32] {
-        let words = self.cols.div_ceil(16);
+        let words = words(self.cols);
         let start = block.first * words * 4;
         &self.lanes[start + first * 4 * block.tokens..start + end * 4 * block.tokens]
     }
@@ -128,6 +129,11 @@ impl Activations {
     pub(crate) fn segments(&self) -> usize {
         self.cols.div_ceil(self.segment)
     }
+}
+
+/// Words of a row with its padding: whole groups of the denser order too.
+fn words(cols: usize) -> usize {
+    cols.div_ceil(16).next_multiple_of(base3::CANONICAL)
 }
 
 /// The sizes of blocks that the kernels of an instruction set are written for, largest first: as many tokens as leave

@@ -71,6 +71,15 @@ impl Isa {
         assert!(self.is_available(), "{self} is not an instruction set of this processor");
     }
 
+    /// Whether a decode step reads [`super::tiles::WeightOrder::DenseTiles`] as they are; elsewhere they are unpacked first,
+    /// which is slower than the usual order.
+    pub fn reads_dense_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Isa::Avx512Vnni && is_x86_feature_detected!("avx512vbmi");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// All that this processor can run, the best one last.
     pub fn available() -> Vec<Isa> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()

@@ -6,6 +6,7 @@
 
 mod activations;
 pub mod attention;
+mod base3;
 pub mod dense;
 pub mod exp;
 pub mod gate;

@@ -9,7 +9,7 @@ use super::activations::{Activations, Block};
 use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
 use super::tiles::{TILE_ROWS, WeightOrder};
-use super::{lanes, scalar};
+use super::{base3, lanes, scalar};
 
 /// Tiles that one task takes: two of them share each activation that is read.
 const PANEL: usize = 2;
@@ -17,7 +17,7 @@ const PANEL: usize = 2;
 /// A packed ternary matrix, borrowed. No code is 3: the kernels do not look, and would not agree.
 #[derive(Clone, Copy, Debug)]
 pub struct TernaryView<'a> {
-    /// `rows * ceil(cols / 16)` words.
+    /// `rows` times the words that a row has in this order.
     pub words: &'a [u32],
     /// How they lie.
     pub order: WeightOrder,
@@ -47,20 +47,21 @@ pub enum ScaleView<'a> {
 
 impl TernaryView<'_> {
     fn check(&self, x: usize, tokens: usize, out: usize) {
-        assert_eq!(self.words.len(), self.rows * self.width(), "packed words");
+        assert_eq!(self.words.len(), self.rows * self.order.words(self.cols), "packed words");
         assert_eq!(x, tokens * self.cols, "activations");
         assert_eq!(out, tokens * self.rows, "output");
         match self.scale {
             ScaleView::Tensor(_) => {}
             ScaleView::Row(values) => assert_eq!(values.len(), self.rows, "row scales"),
             ScaleView::Group { size, values } => {
+                assert!(self.order != WeightOrder::DenseTiles, "the denser order has no groups");
                 assert!(size > 0 && size.is_multiple_of(16), "groups are of a multiple of 16 columns, not {size}");
                 assert_eq!(values.len(), self.rows * self.cols.div_ceil(size), "group scales");
             }
         }
     }
 
-    /// Words of a row.
+    /// Canonical words of a row.
     fn width(&self) -> usize {
         self.cols.div_ceil(16)
     }
@@ -73,24 +74,38 @@ impl TernaryView<'_> {
         }
     }
 
-    /// The words of 16 rows in tile order, the rows that are not there as zeros; copied to `buffer` if they do not lie so.
-    fn tile<'b>(&'b self, tile: usize, buffer: &'b mut Vec<u32>) -> &'b [u32] {
-        let (first, width) = (tile * TILE_ROWS, self.width());
+    /// The stored words of up to 16 rows, and how many rows they are.
+    fn stored_tile(&self, tile: usize) -> (&[u32], usize) {
+        let (first, width) = (tile * TILE_ROWS, self.order.words(self.cols));
         let rows = TILE_ROWS.min(self.rows - first);
-        let words = &self.words[first * width..][..rows * width];
+        (&self.words[first * width..][..rows * width], rows)
+    }
+
+    /// The canonical words of 16 rows in tile order, the rows that are not there as zeros; copied to `buffer` if they do not
+    /// lie so.
+    fn tile<'b>(&'b self, tile: usize, buffer: &'b mut Vec<u32>) -> &'b [u32] {
+        let (words, rows) = self.stored_tile(tile);
         if rows == TILE_ROWS && self.order == WeightOrder::Tiles {
             return words;
         }
         buffer.clear();
-        buffer.resize(TILE_ROWS * width, 0);
+        buffer.resize(TILE_ROWS * self.width(), 0);
         match self.order {
             WeightOrder::Tiles => {
                 for (to, from) in buffer.chunks_exact_mut(TILE_ROWS).zip(words.chunks_exact(rows)) {
                     to[..rows].copy_from_slice(from);
                 }
             }
+            WeightOrder::DenseTiles if rows == TILE_ROWS => base3::unpack_tile(words, buffer),
+            WeightOrder::DenseTiles => {
+                let mut row = vec![0; self.width()];
+                for lane in 0..rows {
+                    base3::unpack(&stride(words, lane, rows), &mut row, 1);
+                    row.iter().enumerate().for_each(|(k, word)| buffer[k * TILE_ROWS + lane] = *word);
+                }
+            }
             WeightOrder::Rows => {
-                for (row, words) in words.chunks_exact(width).enumerate() {
+                for (row, words) in words.chunks_exact(self.width()).enumerate() {
                     for (k, word) in words.iter().enumerate() {
                         buffer[k * TILE_ROWS + row] = *word;
                     }
@@ -100,20 +115,34 @@ impl TernaryView<'_> {
         buffer
     }
 
+    /// The canonical words of one row.
+    fn row(&self, row: usize) -> Vec<u32> {
+        let (words, rows) = self.stored_tile(row / TILE_ROWS);
+        let lane = row % TILE_ROWS;
+        match self.order {
+            WeightOrder::Rows => words[lane * self.width()..][..self.width()].to_vec(),
+            WeightOrder::Tiles => stride(words, lane, rows),
+            WeightOrder::DenseTiles => {
+                let mut canonical = vec![0; self.width()];
+                base3::unpack(&stride(words, lane, rows), &mut canonical, 1);
+                canonical
+            }
+        }
+    }
+
     /// The trits of one row as floats.
     fn unpack(&self, row: usize, trits: &mut [f32]) {
-        let (first, width) = (row / TILE_ROWS * TILE_ROWS, self.width());
-        let (start, stride) = match self.order {
-            WeightOrder::Rows => (row * width, 1),
-            WeightOrder::Tiles => (first * width + row - first, TILE_ROWS.min(self.rows - first)),
-        };
-        for (k, trits) in trits.chunks_mut(16).enumerate() {
-            let word = self.words[start + k * stride];
+        for (word, trits) in self.row(row).iter().zip(trits.chunks_mut(16)) {
             for (j, trit) in trits.iter_mut().enumerate() {
                 *trit = ((word >> (2 * j)) & 3) as f32 - 1.0;
             }
         }
     }
+}
+
+/// Every `step`-th word from `first` on.
+fn stride(words: &[u32], first: usize, step: usize) -> Vec<u32> {
+    words[first..].iter().step_by(step).copied().collect()
 }
 
 /// `sum(code * x)` of up to two tiles for a block of `T` tokens into `out`, `[tile][token][row]`.
@@ -179,6 +208,10 @@ impl<S: Sink> Product<'_, S> {
 
     fn run_panel(&self, isa: Isa, panel: usize, acts: &Activations) {
         let w = &self.weights;
+        #[cfg(target_arch = "x86_64")]
+        if w.order == WeightOrder::DenseTiles && acts.tokens() == 1 && isa.reads_dense_tiles() {
+            return self.run_dense_panel(isa, panel, acts);
+        }
         let mut buffers = [Vec::new(), Vec::new()];
         let first = panel * PANEL;
         let count = PANEL.min(w.rows.div_ceil(TILE_ROWS) - first);
@@ -195,6 +228,31 @@ impl<S: Sink> Product<'_, S> {
                 12 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<12>),
                 other => unreachable!("no instruction set has blocks of {other} tokens"),
             }
+        }
+    }
+
+    /// A panel for one token, from tiles with five trits in a byte.
+    #[cfg(target_arch = "x86_64")]
+    fn run_dense_panel(&self, isa: Isa, panel: usize, acts: &Activations) {
+        let w = &self.weights;
+        let groups = w.cols.div_ceil(base3::COLUMNS);
+        let x = acts.lanes(Block { first: 0, tokens: 1 }, 0, groups * base3::CANONICAL);
+        let first = panel * PANEL;
+        for tile in first..w.rows.div_ceil(TILE_ROWS).min(first + PANEL) {
+            let (words, rows) = w.stored_tile(tile);
+            let mut dots = [[0; TILE_ROWS]];
+            if rows == TILE_ROWS {
+                // SAFETY: `Isa::reads_dense_tiles` has looked for what it needs.
+                unsafe { super::avx512::dense_dots_of_one(words, x, &mut dots) };
+            } else {
+                let mut whole = vec![0; words.len() / rows * TILE_ROWS];
+                for (to, from) in whole.chunks_exact_mut(TILE_ROWS).zip(words.chunks_exact(rows)) {
+                    to[..rows].copy_from_slice(from);
+                }
+                // SAFETY: as above.
+                unsafe { super::avx512::dense_dots_of_one(&whole, x, &mut dots) };
+            }
+            self.sink.put(isa, tile * TILE_ROWS, 0, 0, &dots[0][..rows], acts.sum(0, 0));
         }
     }
 

@@ -86,10 +86,17 @@ pub fn ternary_linears<B: TernaryOps>(
 }
 
 /// Packed words in canonical order.
-fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder) -> IntTensor<B> {
+fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder, cols: usize) -> IntTensor<B> {
     let [rows, width] = words.shape().dims();
     match order {
         WeightOrder::Rows => words,
+        WeightOrder::DenseTiles => {
+            let device: Device<B> = words.device();
+            let data = burn::tensor::read_sync(B::int_into_data(words)).expect("the words can be read back");
+            let words = order.convert(WeightOrder::Rows, data.iter().collect(), cols);
+            let shape = [rows, WeightOrder::Rows.words(cols)];
+            B::int_from_data(TensorData::new(words, shape), &device)
+        }
         WeightOrder::Tiles => {
             // Whole tiles, then the rows that are left as one tile with fewer lanes.
             let whole = rows / TILE_ROWS * TILE_ROWS;
@@ -106,7 +113,7 @@ fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder) -> IntTens
 
 /// The trits of packed words (`[rows, ceil(cols / 16)]`) as floats, `[rows, cols]`.
 pub fn trits<B: Backend>(words: IntTensor<B>, spec: TernarySpec) -> FloatTensor<B> {
-    let (words, cols) = (rows_of_words::<B>(words, spec.order), spec.cols);
+    let (words, cols) = (rows_of_words::<B>(words, spec.order, spec.cols), spec.cols);
     let [rows, width] = words.shape().dims();
     let spread = Shape::from([rows, width, 16]);
     let shifts: Vec<u32> = (0..16).map(|j| 2 * j).collect();

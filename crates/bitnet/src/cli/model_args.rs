@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
 use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
-use bitnet::model::{CacheFormat, pool};
+use bitnet::model::{CacheFormat, WeightBits, pool};
 use bitnet::{BitNetModel, EMBEDDED, LoadOptions, SessionOptions};
 use clap::{Args, ValueEnum};
 
@@ -32,6 +32,10 @@ pub struct ModelArgs {
     /// How the KV cache stores keys and values: f32, f16 or int8
     #[arg(long, value_name = "FORMAT", default_value_t = CacheFormat::default())]
     cache: CacheFormat,
+
+    /// Bits that a weight takes in memory: 2bit, or 1.6bit where reading them takes longer than computing
+    #[arg(long, value_name = "BITS", default_value_t = WeightBits::default())]
+    pub weights: WeightBits,
 
     /// A tokenizer.json to use in place of the model's own tokenizer
     #[arg(long, value_name = "FILE")]
@@ -160,6 +164,7 @@ impl ModelArgs {
             tokenizer: self.tokenizer.clone(),
             open: OpenOptions { i2s_layout, activation },
             offline: self.offline,
+            weights: self.weights,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-use bitnet::model::{Isa, ModelError, WeightOrder, device, pool, weight_order};
+use bitnet::model::{Isa, ModelError, WeightBits, WeightOrder, device, pool, weight_order};
 use clap::Args;
 
 use super::CliError;
@@ -104,7 +104,11 @@ impl Bench {
         let isa = Isa::active();
         let options = self.model.session(&loaded, None)?;
         let measured = measure::run(loaded.language_model(), &plan, options, isa)?;
-        let work = Work::of(&checkpoint, options.cache);
+        let order = match self.model.weights {
+            WeightBits::Two => weight_order(&device),
+            WeightBits::OnePointSix => WeightOrder::DenseTiles,
+        };
+        let work = Work::of(&checkpoint, order, options.cache);
 
         let prefill = |(tokens, series): &(usize, Series)| Prefill {
             tokens: *tokens,
@@ -134,7 +138,7 @@ impl Bench {
             device: self.model.device.clone(),
             isa: isa.name().to_string(),
             threads: pool::threads(),
-            weights: weights(weight_order(&device)).to_string(),
+            weights: weights(order).to_string(),
             cache: options.cache.to_string(),
             repetitions: plan.reps,
             load_seconds: loaded.load_time().as_secs_f64(),
@@ -180,6 +184,7 @@ fn weights(order: WeightOrder) -> &'static str {
     match order {
         WeightOrder::Rows => "2 bits, row by row",
         WeightOrder::Tiles => "2 bits, tiles of 16 rows",
+        WeightOrder::DenseTiles => "1.6 bits, tiles of 16 rows",
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a token costs: the bytes that must be read for it, and the int8 products.
 
 use bitnet::format::Checkpoint;
-use bitnet::model::CacheFormat;
+use bitnet::model::{CacheFormat, WeightOrder};
 
 /// Positions of a block of the cache.
 const BLOCK: usize = 16;
@@ -15,15 +15,15 @@ pub struct Work {
 }
 
 impl Work {
-    /// Of a model that is run with its linears in 2 bits, its head as it is stored and this cache.
-    pub fn of(checkpoint: &Checkpoint, cache: CacheFormat) -> Self {
+    /// Of a model that is run with its linears in this order, its head as it is stored and this cache.
+    pub fn of(checkpoint: &Checkpoint, order: WeightOrder, cache: CacheFormat) -> Self {
         let config = checkpoint.config();
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
         let (layers, head_dim) = (config.num_layers as u64, config.head_dim as u64);
         let (q, kv) = (config.num_heads as u64 * head_dim, config.num_kv_heads as u64 * head_dim);
         let linears =
             [(q, hidden), (kv, hidden), (kv, hidden), (hidden, q), (inner, hidden), (inner, hidden), (hidden, inner)];
-        let packed: u64 = linears.iter().map(|(rows, cols)| rows * 4 * cols.div_ceil(16)).sum();
+        let packed: u64 = linears.iter().map(|(rows, cols)| 4 * rows * order.words(*cols as usize) as u64).sum();
         let products: u64 = linears.iter().map(|(rows, cols)| rows * cols).sum();
         let own_head = checkpoint.info("lm_head.weight").filter(|_| config.tie_word_embeddings != Some(true));
         let head = own_head.or_else(|| checkpoint.info("model.embed_tokens.weight")).map_or(0, |tensor| tensor.bytes);
@@ -57,9 +57,11 @@ mod tests {
         let head = model.info("model.embed_tokens.weight").unwrap().bytes;
         for (cache, head_bytes) in [(CacheFormat::F32, 4 * 64), (CacheFormat::F16, 2 * 64), (CacheFormat::Int8, 64 + 4)]
         {
-            let work = Work::of(&model, cache);
+            let work = Work::of(&model, WeightOrder::Tiles, cache);
             assert_eq!(work.products_per_token(), 3_145_728);
             assert_eq!(work.bytes_per_token(0), 3_145_728 / 4 + head);
+            let dense = Work::of(&model, WeightOrder::DenseTiles, cache).bytes_per_token(0) - head;
+            assert!((3_145_728 / 5..3_145_728 / 4).contains(&dense), "{dense}");
             // Keys and values of 4 layers of 2 heads.
             assert_eq!(work.bytes_per_token(10) - work.bytes_per_token(0), 10 * 4 * 2 * 2 * head_bytes, "{cache}");
         }
