@@ -27,6 +27,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 const MEMORY: usize = 256 << 20;
 
 const HIDDEN: usize = 2560;
+const MLP: usize = 6912;
 const HEADS: usize = 20;
 const KV_HEADS: usize = 5;
 const HEAD_DIM: usize = 128;
@@ -53,34 +54,42 @@ struct Linear {
     name: &'static str,
     rows: usize,
     cols: usize,
+    order: WeightOrder,
 }
 
-const LINEARS: [Linear; 4] = [
-    Linear { name: "k, v", rows: KV_HEADS * HEAD_DIM, cols: HIDDEN },
-    Linear { name: "q, o", rows: HIDDEN, cols: HIDDEN },
-    Linear { name: "gate, up", rows: 6912, cols: HIDDEN },
-    Linear { name: "down", rows: HIDDEN, cols: 6912 },
-];
+/// All of them, in both orders of the native kernels.
+fn linears() -> impl Iterator<Item = Linear> {
+    let shapes = [
+        ("k, v", KV_HEADS * HEAD_DIM, HIDDEN),
+        ("q, o", HIDDEN, HIDDEN),
+        ("gate, up", MLP, HIDDEN),
+        ("down", HIDDEN, MLP),
+    ];
+    [WeightOrder::Tiles, WeightOrder::DenseTiles]
+        .into_iter()
+        .flat_map(move |order| shapes.map(|(name, rows, cols)| Linear { name, rows, cols, order }))
+}
 
 impl fmt::Display for Linear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}x{}", self.name, self.rows, self.cols)
+        let bits = if self.order == WeightOrder::DenseTiles { "1.6" } else { "2" };
+        write!(f, "{bits} bits, {} {}x{}", self.name, self.rows, self.cols)
     }
 }
 
 impl Linear {
+    /// Its weights, `copies` times.
+    fn weights(&self, copies: usize) -> Vec<u32> {
+        let words = trits(self.rows * WeightOrder::Tiles.words(self.cols));
+        WeightOrder::Tiles.convert(self.order, words, self.cols).repeat(copies)
+    }
+
     fn words(&self) -> usize {
-        self.rows * self.cols.div_ceil(16)
+        self.rows * self.order.words(self.cols)
     }
 
     fn view<'a>(&self, words: &'a [u32]) -> TernaryView<'a> {
-        TernaryView {
-            words,
-            order: WeightOrder::Tiles,
-            rows: self.rows,
-            cols: self.cols,
-            scale: ScaleView::Tensor(1.0),
-        }
+        TernaryView { words, order: self.order, rows: self.rows, cols: self.cols, scale: ScaleView::Tensor(1.0) }
     }
 }
 
@@ -119,19 +128,19 @@ fn floats(len: usize) -> Vec<f32> {
     std::iter::repeat_with(|| random.next_u32() as i32 as f32 / i32::MAX as f32).take(len).collect()
 }
 
-#[divan::bench(args = LINEARS)]
+#[divan::bench(args = linears())]
 fn ternary_1_token(bencher: Bencher<'_, '_>, layer: Linear) {
     let (isa, x, mut out) = (Isa::active(), floats(layer.cols), vec![0f32; layer.rows]);
-    let memory = trits(layer.words() * (MEMORY / 4).div_ceil(layer.words()));
+    let memory = layer.weights((MEMORY / 4).div_ceil(layer.words()));
     let ring = Ring::new(&memory, layer.words());
     bencher
         .counter(BytesCount::of_many::<u32>(layer.words()))
         .bench_local(|| linear(isa, black_box(&x), 1, &layer.view(ring.next()), &mut out));
 }
 
-#[divan::bench(args = LINEARS, max_time = 1)]
+#[divan::bench(args = linears(), max_time = 1)]
 fn ternary_512_tokens(bencher: Bencher<'_, '_>, layer: Linear) {
-    let (isa, x, words) = (Isa::active(), floats(PROMPT * layer.cols), trits(layer.words()));
+    let (isa, x, words) = (Isa::active(), floats(PROMPT * layer.cols), layer.weights(1));
     let mut out = vec![0f32; PROMPT * layer.rows];
     bencher
         .counter(ItemsCount::new(PROMPT * layer.rows * layer.cols))
