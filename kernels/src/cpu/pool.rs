@@ -11,13 +11,13 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long an idle worker spins: longer than what lies between two loops of a decode step, shorter than what a user
-/// of the machine would notice.
-const SPIN: Duration = Duration::from_micros(150);
+/// How long a thread that waits spins before it sleeps: longer than what lies between two loops of a decode step. Where
+/// others want the cores too, whoever spins away its share of time is kept waiting by the system afterwards.
+const SPIN: Duration = Duration::from_micros(40);
 
 /// A set of threads, the caller's among them.
 pub struct Pool {
@@ -37,6 +37,9 @@ struct Shared {
     job: UnsafeCell<Job>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     shutdown: AtomicBool,
+    /// The thread whose loop is running.
+    caller: Mutex<Option<Thread>>,
+    caller_sleeps: AtomicBool,
 }
 
 /// The body of the running loop.
@@ -130,6 +133,8 @@ impl Pool {
             job: UnsafeCell::new(Job(std::ptr::from_ref(&|_: usize| {}))),
             panic: Mutex::new(None),
             shutdown: AtomicBool::new(false),
+            caller: Mutex::new(None),
+            caller_sleeps: AtomicBool::new(false),
         });
         let cores = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         if let Some(core) = cores.first() {
@@ -195,6 +200,7 @@ impl Pool {
             >(std::ptr::from_ref(f));
             *shared.job.get() = Job(f);
         }
+        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
         shared.finished.0.store(0, Ordering::Relaxed);
         let number = (shared.state.0.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         shared.state.0.store(number << 32, Ordering::SeqCst);
@@ -205,11 +211,8 @@ impl Pool {
         }
         shared.work(0, threads, f);
         let joined = (shared.state.0.fetch_or(CLOSED, Ordering::AcqRel) & JOINED) as usize;
-        let mut waited = 0u32;
-        while shared.finished.0.load(Ordering::Acquire) != joined {
-            relax(&mut waited);
-        }
-        let panicked = shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        shared.wait_for(joined);
+        let panicked = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(payload) = panicked {
             panic::resume_unwind(payload);
         }
@@ -230,6 +233,31 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// Waits until so many workers have finished.
+    fn wait_for(&self, joined: usize) {
+        let done = || self.finished.0.load(Ordering::SeqCst) == joined;
+        let mut wait = Wait::default();
+        while !done() {
+            if wait.is_over() {
+                self.caller_sleeps.store(true, Ordering::SeqCst);
+                while !done() {
+                    thread::park();
+                }
+                self.caller_sleeps.store(false, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Called by a worker that is done with the running loop.
+    fn finish(&self) {
+        self.finished.0.fetch_add(1, Ordering::SeqCst);
+        if self.caller_sleeps.load(Ordering::SeqCst)
+            && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
+        }
+    }
+
     /// Takes tasks until none is left. A panic is kept for the caller, and the remaining tasks are not run.
     fn work(&self, index: usize, threads: usize, f: &(dyn Fn(usize) + Sync)) {
         INSIDE.set(true);
@@ -246,7 +274,7 @@ impl Shared {
         INSIDE.set(false);
         if let Err(payload) = result {
             self.shares.iter().for_each(|share| share.0.store(0, Ordering::Relaxed));
-            *self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(payload);
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
         }
     }
 
@@ -271,16 +299,13 @@ impl Shared {
 /// The life of a worker.
 fn worker(shared: &Shared, index: usize) {
     let mut seen = shared.state.0.load(Ordering::Acquire) >> 32;
-    let mut waited = 0u32;
-    let mut idle_since: Option<Instant> = None;
+    let mut wait = Wait::default();
     while !shared.shutdown.load(Ordering::Relaxed) {
         let state = shared.state.0.load(Ordering::Acquire);
         if state >> 32 == seen {
-            relax(&mut waited);
-            // Reading the clock costs as much as some rounds.
-            if waited.is_multiple_of(64) && idle_since.get_or_insert_with(Instant::now).elapsed() > SPIN {
+            if wait.is_over() {
                 sleep(shared, index, seen);
-                idle_since = None;
+                wait = Wait::default();
             }
             continue;
         }
@@ -293,10 +318,10 @@ fn worker(shared: &Shared, index: usize) {
                 let job = *shared.job.get();
                 shared.work(index, shared.shares.len(), &*job.0);
             }
-            shared.finished.0.fetch_add(1, Ordering::Release);
+            shared.finish();
         }
         seen = state >> 32;
-        (waited, idle_since) = (0, None);
+        wait = Wait::default();
     }
 }
 
@@ -309,10 +334,21 @@ fn sleep(shared: &Shared, index: usize, seen: u64) {
     shared.asleep[index].0.store(false, Ordering::SeqCst);
 }
 
-/// One round of waiting; after some of them another thread may have the core.
-fn relax(waited: &mut u32) {
-    *waited = waited.wrapping_add(1);
-    if *waited < 4096 { std::hint::spin_loop() } else { thread::yield_now() }
+/// Waiting in rounds.
+#[derive(Default)]
+struct Wait {
+    rounds: u32,
+    since: Option<Instant>,
+}
+
+impl Wait {
+    /// Waits a moment; says whether it was long enough.
+    fn is_over(&mut self) -> bool {
+        std::hint::spin_loop();
+        self.rounds = self.rounds.wrapping_add(1);
+        // Reading the clock costs as much as some rounds.
+        self.rounds.is_multiple_of(16) && self.since.get_or_insert_with(Instant::now).elapsed() > SPIN
+    }
 }
 
 #[cfg(test)]
