@@ -106,27 +106,28 @@ pub(crate) unsafe fn dots<const M: usize, const T: usize>(
     assert!(tiles.iter().all(|tile| tile.len() == TILE_ROWS * words) && x.len() == 4 * T * words, "lanes");
     assert!(out.len() >= M, "output");
     let mask = _mm512_set1_epi8(3);
-    let mut sums = [[_mm512_setzero_si512(); T]; M];
+    // By token, so that the sums of an activation stand together.
+    let mut sums = [[_mm512_setzero_si512(); M]; T];
     for k in 0..words {
         // SAFETY: word `k` of 16 rows is there, in each tile.
         let mut bytes = tiles.map(|tile| unsafe { _mm512_loadu_si512(tile.as_ptr().add(TILE_ROWS * k).cast()) });
         for p in 0..4 {
             let codes = bytes.map(|bytes| _mm512_and_si512(bytes, mask));
             bytes = bytes.map(|bytes| _mm512_srli_epi16::<2>(bytes));
-            for t in 0..T {
+            for (t, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the lanes of `T` tokens are there for each plane of each word.
                 let x = unsafe { x.as_ptr().add((4 * k + p) * T + t).read() };
                 let x = _mm512_set1_epi32(x.cast_signed());
-                for m in 0..M {
-                    sums[m][t] = _mm512_dpbusd_epi32(sums[m][t], codes[m], x);
+                for (sum, codes) in sums.iter_mut().zip(codes) {
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, x);
                 }
             }
         }
     }
-    for m in 0..M {
-        for t in 0..T {
+    for (t, sums) in sums.into_iter().enumerate() {
+        for (out, sum) in out.iter_mut().zip(sums) {
             // SAFETY: there is room for 16 lanes.
-            unsafe { _mm512_storeu_si512(out[m][t].as_mut_ptr().cast(), sums[m][t]) };
+            unsafe { _mm512_storeu_si512(out[t].as_mut_ptr().cast(), sum) };
         }
     }
 }

@@ -35,7 +35,8 @@ const fn codes() -> [u8; 256] {
     let mut byte = 0;
     while byte < 256 {
         let low = byte % FIFTH as usize;
-        table[byte] = (low % 3 | low / 3 % 3 << 2 | low / 9 % 3 << 4 | low / 27 % 3 << 6) as u8;
+        let codes = [low % 3, low / 3 % 3, low / 9 % 3, low / 27 % 3];
+        table[byte] = (codes[0] | (codes[1] << 2) | (codes[2] << 4) | (codes[3] << 6)) as u8;
         byte += 1;
     }
     table
@@ -91,7 +92,7 @@ pub(crate) fn unpack(dense: &[u32], canonical: &mut [u32], stride: usize) {
 }
 
 fn fifth(byte: u8) -> u8 {
-    (3 * u16::from(byte) >> 8) as u8
+    ((3 * u16::from(byte)) >> 8) as u8
 }
 
 /// A whole tile in canonical codes, `canonical` being as many words as there are columns for.

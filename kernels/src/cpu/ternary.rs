@@ -1,6 +1,6 @@
 //! The ternary linear layer: int8 activations × 2-bit codes, exact in the integers.
 //!
-//! The weights lie as [`super::tiles`] says and the activations as [`super::activations`] says, so the kernels of the
+//! The weights lie as [`super::tiles`] says and the activations as `activations.rs` says, so the kernels of the
 //! instruction sets only load, shift, mask, multiply and add. Codes are trits plus one, so
 //! `sum(trit * x) = sum(code * x) - sum(x)`. Columns that are not there have activations of zero, which makes the padding
 //! of the weights irrelevant.

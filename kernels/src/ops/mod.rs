@@ -188,7 +188,7 @@ pub trait TernaryOps: Backend {
     ///
     /// `keys` and `values` are U32 `[batch, kv_heads, blocks, words]`, see [`crate::cpu::kv_cache`]. Gives the shape of `q`,
     /// and the cache back, which has changed in place if nothing else held it.
-    #[expect(clippy::too_many_arguments, reason = "a tensor each")]
+    #[allow(clippy::too_many_arguments, reason = "a tensor each")]
     fn cached_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
