@@ -73,7 +73,7 @@ impl<T> Parts<'_, T> {
     }
 }
 
-/// How many of `rows` one task takes so that each thread gets a few tasks of at least `least` rows.
+/// How many of `rows` one task takes so that each thread gets many tasks of at least `least` rows: the last one is waited for.
 pub(crate) fn rows_per_task(rows: usize, least: usize) -> usize {
-    rows.div_ceil(8 * pool::threads()).max(least)
+    rows.div_ceil(64 * pool::threads()).max(least)
 }

@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_tile_has_word_k_of_its_rows_side_by_side_and_goes_back() {
         for (rows, width) in [(16, 1), (1, 5), (40, 3), (33, 40), (7, 17)] {
-            let words: Vec<u32> = (0..rows * width).map(|i| i as u32 * 2_654_435_761).collect();
+            let words: Vec<u32> = (0..rows * width).map(|i| (i as u32).wrapping_mul(2_654_435_761)).collect();
             let tiled = WeightOrder::Rows.convert(WeightOrder::Tiles, words.clone(), 16 * width);
             for (i, word) in words.iter().enumerate() {
                 let (row, k) = (i / width, i % width);
