@@ -74,7 +74,21 @@ fn a_seed_gives_one_text_whatever_runs_it() {
     for device in bitnet::model::devices().unwrap() {
         assert_eq!(ids(bitnet().args(args).args(["--device", device.kind.name()])), expected, "{}", device.kind.name());
     }
+    assert_eq!(ids(bitnet().args(args).args(["--weights", "1.6bit"])), expected, "1.6-bit weights");
     assert_ne!(seeded("43", bitnet().args(args)), expected);
+}
+
+#[test]
+fn caches_of_every_format_continue_a_text_and_others_are_refused() {
+    for cache in ["f32", "f16", "int8"] {
+        let args = ["generate", "The whale", "-n", "8", "--temperature", "0", "--json", "--cache", cache];
+        assert_eq!(json(&args)["ids"].as_array().unwrap().len(), 8, "{cache}");
+    }
+    for (flag, value) in [("--cache", "q4"), ("--weights", "3bit")] {
+        let output = run(&["generate", "x", flag, value]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.lines().count() == 1 && error.contains(flag), "{error}");
+    }
 }
 
 #[test]

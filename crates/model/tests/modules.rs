@@ -1,6 +1,6 @@
 //! The modules by themselves.
 
-use bitnet_model::{Activations, BitLinear, BitLinearConfig, RmsNorm};
+use bitnet_model::{Activations, BitLinear, BitLinearConfig, RmsNorm, WeightBits};
 use bitnet_ternary::{Granularity, Scale, TernaryMatrix, quantize, reference};
 use burn::module::Module;
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
@@ -47,6 +47,29 @@ fn a_record_brings_a_layer_back() {
     assert_ne!(floats(other.forward(x.clone())), floats(layer.forward(x.clone())));
     let other = other.load_record(layer.clone().into_record());
     assert_eq!(floats(other.forward(x.clone())), floats(layer.forward(x)));
+}
+
+#[test]
+fn a_record_has_the_weights_row_by_row_whatever_order_a_layer_keeps_them_in() {
+    let trits: Vec<i8> = (0..50 * 200).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+    let matrix = TernaryMatrix::from_trits(50, 200, &trits, Scale::Tensor(0.5)).unwrap();
+    let zeros = TernaryMatrix::from_trits(50, 200, &[0; 50 * 200], Scale::Tensor(1.0)).unwrap();
+    let x = Tensor::<2>::random([3, 200], Distribution::Default, (&device(), DType::F32));
+    let expected = reference::linear(&floats(x.clone()), 3, &matrix);
+    for (from, to) in [
+        (WeightBits::Two, WeightBits::OnePointSix),
+        (WeightBits::OnePointSix, WeightBits::Two),
+        (WeightBits::OnePointSix, WeightBits::OnePointSix),
+    ] {
+        let layer = BitLinear::with_bits(matrix.clone(), from, &device()).unwrap();
+        assert_eq!(floats(layer.forward(x.clone())), expected, "{from}");
+        let other = BitLinear::with_bits(zeros.clone(), to, &device()).unwrap().load_record(layer.into_record());
+        assert_eq!(floats(other.forward(x.clone())), expected, "{from} to {to}");
+        assert_eq!(floats(other.weights()), matrix.to_f32());
+    }
+    let grouped = quantize::absmean(&[1.0; 64], 2, 32, Granularity::Group(16)).unwrap();
+    let error = BitLinear::with_bits(grouped, WeightBits::OnePointSix, &device()).unwrap_err().to_string();
+    assert!(error.contains("1.6"), "{error}");
 }
 
 #[test]
