@@ -8,6 +8,8 @@
 //! block of T tokens     k = 0: p = 0: token 0 .. token T-1 | p = 1: token 0 .. | p = 2: .. | p = 3: ..     k = 1: ..
 //! ```
 
+use std::cell::Cell;
+
 use bitnet_ternary::quantize::absmax_int8;
 
 use super::base3;
@@ -85,14 +87,16 @@ impl Activations {
                         sums.slice(first * segments, end * segments),
                     )
                 };
-                let (mut values, mut codes) = (vec![0f32; cols], vec![0i8; words * 16]);
-                for t in 0..tokens {
-                    scales[t] = codes_of(first + t, &mut values, &mut codes[..cols]);
-                    for (sum, codes) in sums[t * segments..].iter_mut().zip(codes[..cols].chunks(segment)) {
-                        *sum = total(isa, codes);
+                with_scratch(cols, words * 16, |values, codes| {
+                    codes[cols..].fill(0);
+                    for t in 0..tokens {
+                        scales[t] = codes_of(first + t, values, &mut codes[..cols]);
+                        for (sum, codes) in sums[t * segments..].iter_mut().zip(codes[..cols].chunks(segment)) {
+                            *sum = total(isa, codes);
+                        }
+                        spread(isa, codes, lanes, t, tokens);
                     }
-                    spread(isa, &codes, lanes, t, tokens);
-                }
+                });
             });
         }
         Self { lanes, scales, sums, blocks, cols, segment }
@@ -129,6 +133,23 @@ impl Activations {
     pub(crate) fn segments(&self) -> usize {
         self.cols.div_ceil(self.segment)
     }
+}
+
+/// Calls `f` with so many values and codes, of no particular value, which this thread keeps for the next call.
+fn with_scratch<R>(values: usize, codes: usize, f: impl FnOnce(&mut [f32], &mut [i8]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: Cell<(Vec<f32>, Vec<i8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    }
+    let mut scratch = SCRATCH.take();
+    if scratch.0.len() < values {
+        scratch.0.resize(values, 0.0);
+    }
+    if scratch.1.len() < codes {
+        scratch.1.resize(codes, 0);
+    }
+    let result = f(&mut scratch.0[..values], &mut scratch.1[..codes]);
+    SCRATCH.set(scratch);
+    result
 }
 
 /// Words of a row with its padding: whole groups of the denser order too.

@@ -14,6 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::parallel::{self, Parts};
 
@@ -150,7 +151,12 @@ fn put(format: CacheFormat, side: CacheSide, row: &[f32], block: &mut [u32], lan
         CacheFormat::F32 => row.iter().enumerate().for_each(|(d, x)| block[at(d)] = x.to_bits()),
         CacheFormat::F16 => {
             let halves: &mut [u16] = bytemuck::cast_slice_mut(block);
-            row.iter().enumerate().for_each(|(d, x)| halves[at(d)] = f16::from_f32(*x).to_bits());
+            let mut part = [f16::ZERO; VALUES];
+            for (i, row) in row.chunks(VALUES).enumerate() {
+                let part = &mut part[..row.len()];
+                part.convert_from_f32_slice(row);
+                part.iter().enumerate().for_each(|(d, x)| halves[at(i * VALUES + d)] = x.to_bits());
+            }
         }
         CacheFormat::Int8 => {
             let (scales, codes) = block.split_at_mut(BLOCK);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// How long a thread that waits spins before it sleeps: longer than what lies between two loops of a decode step. Where
 /// others want the cores too, whoever spins away its share of time is kept waiting by the system afterwards.
-const SPIN: Duration = Duration::from_micros(40);
+const SPIN: Duration = Duration::from_micros(200);
 
 /// A set of threads, the caller's among them.
 pub struct Pool {
