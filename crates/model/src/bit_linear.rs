@@ -73,6 +73,9 @@ impl BitLinear {
 
     /// [`BitLinear::from_ternary`] with weights that take less memory.
     ///
+    /// A record of such a layer has the usual words and can be loaded into any layer of two bits; Burn 0.22.1, which compares
+    /// shapes before it converts, refuses to load one into a layer of 1.6 bits.
+    ///
     /// # Errors
     /// As there, and when the device cannot read such weights, or they have a scale for each group.
     pub fn with_bits(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
