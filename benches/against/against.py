@@ -189,8 +189,8 @@ def engines(parser, plan):
     return ours, peers
 
 
-def take_turns(plan, everyone, runs):
-    """Appends one entry to `runs` for each round, thread count and engine."""
+def take_turns(plan, everyone, runs, keep):
+    """Appends one entry to `runs` for each round, thread count and engine, and calls `keep` after each."""
     for number in range(plan.rounds):
         for threads in plan.threads:
             for engine in everyone:
@@ -199,6 +199,7 @@ def take_turns(plan, everyone, runs):
                 seconds = time.monotonic() - started
                 run = {"round": number, "threads": threads, "engine": engine.name, "tokens_per_second": speeds}
                 runs.append(run | {"load_average_before": load, "seconds": seconds})
+                keep()
                 told = ", ".join(f"{what} {speed:.1f}" for what, speed in speeds.items())
                 where = f"round {number + 1}, {threads} threads, {engine.name}"
                 print(f"{where}: {told} t/s ({seconds:.0f} s)", file=sys.stderr)
@@ -286,17 +287,20 @@ def main():
     parser, plan = arguments()
     ours, peers = engines(parser, plan)
     started, runs, failure = datetime.datetime.now().isoformat(timespec="seconds"), [], None
+
+    def keep():
+        # Again after every run: what has been measured took its time, whatever ends this program.
+        if plan.json:
+            save(plan.json, plan, ours + peers, runs, started)
+
     try:
-        take_turns(plan, ours + peers, runs)
-    except Failure as error:
+        take_turns(plan, ours + peers, runs, keep)
+    except (Failure, OSError) as error:
         failure = f"error: {error}"
     except KeyboardInterrupt:
         failure = "interrupted"
-    # What was measured before something went wrong took its time, too.
     if runs:
         Table(plan, runs).print(ours, peers)
-        if plan.json:
-            save(plan.json, plan, ours + peers, runs, started)
     if failure:
         sys.exit(failure)
 
