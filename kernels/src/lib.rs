@@ -29,3 +29,5 @@ pub use cpu::tiles::WeightOrder;
 pub use device::{DeviceError, DeviceInfo, DeviceKind, dense_weight_order, device, devices, weight_order};
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;
+#[cfg(feature = "burn")]
+pub use ops::training::TrainingOps;

@@ -38,7 +38,10 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
         return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value: w[index] });
     }
     let scale = match granularity {
-        Granularity::Tensor => Scale::Tensor(mean_magnitude(w)),
+        Granularity::Tensor => {
+            let sum = w.chunks_exact(cols).map(sum_of_magnitudes).sum();
+            Scale::Tensor(mean_of(sum, w.len()))
+        }
         Granularity::Row => Scale::Row(w.chunks_exact(cols).map(mean_magnitude).collect()),
         Granularity::Group(0) => return Err(TernaryError::EmptyGroup),
         Granularity::Group(size) => {
@@ -66,7 +69,20 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
 
 /// `max(mean(|w|), FLOOR)` of a non-empty slice of finite numbers.
 fn mean_magnitude(w: &[f32]) -> f32 {
-    // Independent partial sums let the additions overlap; in f64 the order is of no consequence to the f32 result.
+    mean_of(sum_of_magnitudes(w), w.len())
+}
+
+/// `max(sum / count, FLOOR)`, as [`absmean`] takes it from the sum of `count` magnitudes: over a matrix, the sums of its
+/// rows one after the other. NaN stays NaN.
+pub fn mean_of(sum: f64, count: usize) -> f32 {
+    let mean = (sum / count as f64) as f32;
+    if mean < FLOOR { FLOOR } else { mean }
+}
+
+/// `sum(|w|)` in f64, as [`absmean`] takes it over a row or over a group of a row.
+#[inline(always)]
+pub fn sum_of_magnitudes(w: &[f32]) -> f64 {
+    // Independent partial sums let the additions overlap.
     let (chunks, rest) = w.as_chunks::<8>();
     let mut sums = [0f64; 8];
     for chunk in chunks {
@@ -74,8 +90,7 @@ fn mean_magnitude(w: &[f32]) -> f32 {
             *sum += f64::from(x.abs());
         }
     }
-    let sum: f64 = sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>();
-    ((sum / w.len() as f64) as f32).max(FLOOR)
+    sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>()
 }
 
 /// Recognizes floats that are `scale * trit` already, and keeps that scale to the bit.

@@ -36,4 +36,22 @@ impl HostBackend for Flex {
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
         FlexTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
     }
+
+    fn codes(x: &FlexTensor) -> &[i8] {
+        x.as_slice().unwrap_or_else(|| panic!("expected contiguous I8 codes, got {:?}", x.dtype()))
+    }
+
+    fn change_f32s(mut x: FlexTensor, f: impl FnOnce(&mut [f32])) -> FlexTensor {
+        x = Self::contiguous(x);
+        f(x.storage_mut());
+        x
+    }
+
+    fn from_words(values: Vec<u32>, shape: &[usize]) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
+    }
+
+    fn from_codes(values: Vec<i8>, shape: &[usize]) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
+    }
 }

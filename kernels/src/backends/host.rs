@@ -29,11 +29,19 @@ pub(crate) trait HostBackend: Backend {
     fn bytes(x: &IntTensor<Self>) -> &[u8];
     /// Changes the values of a U32 tensor: in place if nothing else holds them, else in a copy.
     fn change_words(x: IntTensor<Self>, f: impl FnOnce(&mut [u32])) -> IntTensor<Self>;
+    /// The values of a contiguous I8 tensor.
+    fn codes(x: &IntTensor<Self>) -> &[i8];
+    /// Changes the values of an F32 tensor: in place if nothing else holds them, else in a copy.
+    fn change_f32s(x: FloatTensor<Self>, f: impl FnOnce(&mut [f32])) -> FloatTensor<Self>;
     /// A new F32 tensor.
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
+    /// A new U32 tensor.
+    fn from_words(values: Vec<u32>, shape: &[usize]) -> IntTensor<Self>;
+    /// A new I8 tensor.
+    fn from_codes(values: Vec<i8>, shape: &[usize]) -> IntTensor<Self>;
 }
 
-fn scale_view<'a>(scale: &'a [f32], shape: [usize; 2], spec: &TernarySpec) -> ScaleView<'a> {
+pub(super) fn scale_view<'a>(scale: &'a [f32], shape: [usize; 2], spec: &TernarySpec) -> ScaleView<'a> {
     match (spec.group, shape) {
         (Some(size), _) => ScaleView::Group { size, values: scale },
         (None, [1, 1]) => ScaleView::Tensor(scale[0]),

@@ -44,7 +44,7 @@ impl HostBackend for NdArray {
     }
 
     fn contiguous_int(x: NdArrayTensor) -> NdArrayTensor {
-        contiguous!(x, U32, U8)
+        contiguous!(x, U32, U8, I8)
     }
 
     fn f32s(x: &NdArrayTensor) -> &[f32] {
@@ -70,6 +70,28 @@ impl HostBackend for NdArray {
     }
 
     fn from_f32s(values: Vec<f32>, shape: &[usize]) -> NdArrayTensor {
+        NdArrayTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
+    }
+
+    fn codes(x: &NdArrayTensor) -> &[i8] {
+        slice!(x, I8)
+    }
+
+    fn change_f32s(x: NdArrayTensor, f: impl FnOnce(&mut [f32])) -> NdArrayTensor {
+        match Self::contiguous(x) {
+            NdArrayTensor::F32(mut storage) => {
+                f(storage.ensure_owned().as_slice_mut().expect("the tensor is contiguous"));
+                NdArrayTensor::F32(storage)
+            }
+            other => panic!("expected an F32 tensor, got {:?}", other.dtype()),
+        }
+    }
+
+    fn from_words(values: Vec<u32>, shape: &[usize]) -> NdArrayTensor {
+        NdArrayTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
+    }
+
+    fn from_codes(values: Vec<i8>, shape: &[usize]) -> NdArrayTensor {
         NdArrayTensor::from_data(TensorData::new(values, Shape::from(shape.to_vec())))
     }
 }

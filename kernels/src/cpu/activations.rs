@@ -55,9 +55,21 @@ impl Activations {
 
     /// Lays out codes that are there already (`[tokens, cols]`), with a scale of one.
     pub(crate) fn from_codes(isa: Isa, given: &[i8], tokens: usize, cols: usize, segment: usize) -> Self {
+        Self::from_quantized(isa, given, &vec![1.0; tokens], tokens, cols, segment)
+    }
+
+    /// Lays out codes that are there already (`[tokens, cols]`), with the scale of each token.
+    pub(crate) fn from_quantized(
+        isa: Isa,
+        given: &[i8],
+        scale: &[f32],
+        tokens: usize,
+        cols: usize,
+        segment: usize,
+    ) -> Self {
         let codes = |token: usize, _: &mut [f32], codes: &mut [i8]| {
             codes.copy_from_slice(&given[token * cols..][..cols]);
-            1.0
+            scale[token]
         };
         Self::fill(isa, tokens, cols, segment, codes)
     }

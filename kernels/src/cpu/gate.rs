@@ -44,3 +44,70 @@ fn gated_body(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
         Gate::Silu => all.for_each(|((out, g), up)| *out = g / (1.0 + exp(-g)) * up),
     }
 }
+
+/// The gradients of [`gated`]: `dgate = dy * up * act'(gate)` and `dup = dy * act(gate)`.
+///
+/// # Panics
+/// When this processor cannot run `isa`, or the slices differ in length.
+pub fn backward(isa: Isa, kind: Gate, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    const CHUNK: usize = 4096;
+    isa.check();
+    let len = gate.len();
+    assert_eq!((up.len(), dy.len(), dgate.len(), dup.len()), (len, len, len, len), "gate, up and gradients");
+    let dup = parallel::Parts::new(dup);
+    parallel::chunks(dgate, CHUNK, 8 * len, |i, dgate| {
+        let (start, end) = (i * CHUNK, i * CHUNK + dgate.len());
+        // SAFETY: each task has elements of its own.
+        let dup = unsafe { dup.slice(start, end) };
+        backward_of(isa, kind, &gate[start..end], &up[start..end], &dy[start..end], dgate, dup);
+    });
+}
+
+on_each_isa! {
+    fn backward_of(kind: Gate, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) = backward_body
+}
+
+#[inline(always)]
+fn backward_body(kind: Gate, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    let all = dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy);
+    match kind {
+        Gate::Relu2 => all.for_each(|((((dgate, dup), g), up), dy)| {
+            let g = g.max(0.0);
+            *dgate = dy * up * (2.0 * g);
+            *dup = dy * (g * g);
+        }),
+        Gate::Silu => all.for_each(|((((dgate, dup), g), up), dy)| {
+            let sigmoid = 1.0 / (1.0 + exp(-g));
+            *dgate = dy * up * (sigmoid * (1.0 + g * (1.0 - sigmoid)));
+            *dup = dy * (g * sigmoid);
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gradient_is_the_slope() {
+        let n = 5000;
+        let noise = |seed: usize| (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 300.0 - 3.0).collect();
+        let (gate, up, dy): (Vec<f32>, Vec<f32>, Vec<f32>) = (noise(1), noise(2), noise(3));
+        for (isa, kind) in Isa::available().into_iter().flat_map(|isa| [(isa, Gate::Relu2), (isa, Gate::Silu)]) {
+            let at = |shift: f32| {
+                let moved: Vec<f32> = gate.iter().map(|g| g + shift).collect();
+                let mut out = vec![0.0; n];
+                gated(isa, kind, &moved, &up, &mut out);
+                out
+            };
+            let (low, high, here) = (at(-1e-2), at(1e-2), at(0.0));
+            let (mut dgate, mut dup) = (vec![0.0; n], vec![0.0; n]);
+            backward(isa, kind, &gate, &up, &dy, &mut dgate, &mut dup);
+            for i in 0..n {
+                let slope = (high[i] - low[i]) / 2e-2 * dy[i];
+                assert!((dgate[i] - slope).abs() < 0.1, "{kind:?} {i}: {} {slope}", dgate[i]);
+                assert!((dup[i] * up[i] - here[i] * dy[i]).abs() < 1e-3 * here[i].abs().max(1.0));
+            }
+        }
+    }
+}

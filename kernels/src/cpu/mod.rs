@@ -5,21 +5,27 @@
 //! model gives the same text on one machine, whatever the instruction set and the number of threads.
 
 mod activations;
+pub mod adamw;
 pub mod attention;
 mod base3;
+pub mod cross_entropy;
 pub mod dense;
 pub mod exp;
 pub mod gate;
+mod gemm;
 pub mod isa;
 pub mod kv_cache;
 mod lanes;
+pub mod linear_backward;
 pub mod norm;
 mod parallel;
 pub mod pool;
 #[cfg(not(target_family = "wasm"))]
 pub mod probe;
 mod q6_k;
+pub mod quantize;
 pub mod rope;
+pub mod round;
 pub mod ternary;
 pub mod tiles;
 

@@ -46,7 +46,7 @@ pub enum ScaleView<'a> {
 }
 
 impl TernaryView<'_> {
-    fn check(&self, x: usize, tokens: usize, out: usize) {
+    pub(crate) fn check(&self, x: usize, tokens: usize, out: usize) {
         assert_eq!(self.words.len(), self.rows * self.order.words(self.cols), "packed words");
         assert_eq!(x, tokens * self.cols, "activations");
         assert_eq!(out, tokens * self.rows, "output");
@@ -400,6 +400,30 @@ pub fn linears(
     weights: &[TernaryView<'_>],
     out: &mut [&mut [f32]],
 ) {
+    let cols = weights.first().map_or(0, |w| w.cols);
+    each_segment(isa, tokens, weights, out, |segment| Activations::quantize(isa, tokens, cols, segment, &row));
+}
+
+/// [`linears`] for an input that is quantized already: `codes` is `[tokens, cols]`, `scale` (`[tokens]`) what its values were
+/// multiplied by.
+///
+/// # Panics
+/// As [`linears`].
+pub fn linears_of_codes(isa: Isa, codes: &[i8], scale: &[f32], weights: &[TernaryView<'_>], out: &mut [&mut [f32]]) {
+    let (tokens, cols) = (scale.len(), weights.first().map_or(0, |w| w.cols));
+    assert_eq!(codes.len(), tokens * cols, "codes");
+    each_segment(isa, tokens, weights, out, |segment| {
+        Activations::from_quantized(isa, codes, scale, tokens, cols, segment)
+    });
+}
+
+fn each_segment(
+    isa: Isa,
+    tokens: usize,
+    weights: &[TernaryView<'_>],
+    out: &mut [&mut [f32]],
+    activations: impl Fn(usize) -> Activations,
+) {
     isa.check();
     assert_eq!(weights.len(), out.len(), "one output for each matrix");
     let Some(cols) = weights.first().map(|w| w.cols) else { return };
@@ -410,7 +434,7 @@ pub fn linears(
     // Matrices whose scales differ in their grouping need the sums of other segments.
     let mut rest: Vec<_> = weights.iter().zip(out.iter_mut()).collect();
     while let Some(segment) = rest.first().map(|(w, _)| w.segment()) {
-        let acts = Activations::quantize(isa, tokens, cols, segment, &row);
+        let acts = activations(segment);
         let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(w, _)| w.segment() == segment);
         let products = same.into_iter().map(|(w, out)| {
             let sink = Scaled { scale: w.scale, acts: &acts, rows: w.rows, out: Parts::new(out) };

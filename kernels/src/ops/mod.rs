@@ -2,6 +2,7 @@
 
 pub mod reference;
 mod tensor;
+pub mod training;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};

@@ -6,6 +6,7 @@
 //! is every result.
 
 mod portable;
+pub mod segments;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -1,0 +1,230 @@
+//! The operations of quantization-aware training, on every backend.
+
+pub mod reference;
+mod tensor;
+
+use bitnet_ternary::Granularity;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType, backend_extension};
+use burn::tensor::FloatDType;
+
+use super::{Activations, Gate};
+pub use crate::cpu::adamw::AdamW;
+pub use tensor::{
+    absmean_quantize, adamw, cross_entropy, quantized_linears, round_to, segment_attention, sum_of_squares,
+};
+
+/// How a linear layer with latent float weights computes.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub enum Quantization {
+    /// As a float layer: the float twin of a ternary model.
+    #[default]
+    None,
+    /// With what the quantizers make of its weights and activations.
+    Ternary {
+        /// The weights that share a scale.
+        granularity: Granularity,
+        /// How the input is represented.
+        activations: Activations,
+        /// How far: a value `v` is taken as `v + lambda * (quantized(v) - v)`. 1 is quantization-aware training, 0 is a
+        /// float layer to the bit; what lies between leads a float model to a ternary one.
+        lambda: f32,
+    },
+}
+
+impl Quantization {
+    /// BitNet b1.58: one scale for a matrix, int8 activations.
+    pub const BITNET: Self =
+        Self::Ternary { granularity: Granularity::Tensor, activations: Activations::Int8, lambda: 1.0 };
+
+    /// Nothing is rounded.
+    pub(crate) fn is_float(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Ternary { lambda, .. } => *lambda == 0.0,
+        }
+    }
+}
+
+/// The latent float matrices (`[rows, cols]`) that have one input.
+#[derive(ExtensionType)]
+pub enum LatentWeights<B: Backend> {
+    /// A layer by itself.
+    One(FloatTensor<B>),
+    /// Gate and up.
+    Two(FloatTensor<B>, FloatTensor<B>),
+    /// Query, key and value.
+    Three(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
+}
+
+impl<B: Backend> LatentWeights<B> {
+    /// In order.
+    pub fn into_vec(self) -> Vec<FloatTensor<B>> {
+        match self {
+            LatentWeights::One(a) => vec![a],
+            LatentWeights::Two(a, b) => vec![a, b],
+            LatentWeights::Three(a, b, c) => vec![a, b, c],
+        }
+    }
+}
+
+/// The operations of quantization-aware training as an extension of Burn's `Backend`.
+///
+/// The default bodies are the reference, written with Burn's own operations. On `Autodiff` the operations that a model is
+/// made of have gradients by hand, computed with those here whose names end in `gradient` or `backward`. All float tensors
+/// are F32, packed words are U32 in canonical order, int8 codes are I8.
+#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"), Autodiff)]
+pub trait TrainingOps: Backend {
+    /// `x wᵀ` (`[tokens, cols] × [rows, cols]ᵀ`) for each of `weights`, quantized as `how` says. The gradients are those of
+    /// the straight-through estimator: of the product of the quantized values, as if nothing had been rounded.
+    ///
+    /// Source: Ma et al., "The Era of 1-bit LLMs: Training Tips, Code and FAQ", figure 3.
+    fn quantized_linears(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: LatentWeights<Self>,
+        how: Quantization,
+    ) -> Vec<FloatTensor<Self>> {
+        reference::quantized_linears::<Self>(x, weights, how)
+    }
+
+    /// Weights `[rows, cols]` as words `[rows, ceil(cols / 16)]` and scale (`[1, 1]`, `[rows, 1]` or `[rows, groups]`), by
+    /// absmean.
+    fn absmean_quantize(w: FloatTensor<Self>, granularity: Granularity) -> (IntTensor<Self>, FloatTensor<Self>) {
+        reference::absmean_quantize::<Self>(w, granularity)
+    }
+
+    /// Each row of `x` (`[tokens, cols]`) as int8 codes, and its multiplier `127 / max(max|x|, 1e-5)` (`[tokens, 1]`).
+    fn absmax_quantize(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        reference::absmax_quantize::<Self>(x)
+    }
+
+    /// The product of quantized activations (`codes`, `multiplier`) and packed weights of `cols` columns,
+    /// `[tokens, rows]`: exact integers, scaled once.
+    fn linear_of_codes(
+        codes: IntTensor<Self>,
+        multiplier: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        granularity: Granularity,
+    ) -> FloatTensor<Self> {
+        reference::linear_of_codes::<Self>(codes, multiplier, words, scale, granularity)
+    }
+
+    /// `dy · w̃` for packed weights of `cols` columns: `[tokens, rows] → [tokens, cols]`.
+    fn packed_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        granularity: Granularity,
+        cols: usize,
+    ) -> FloatTensor<Self> {
+        reference::packed_input_gradient::<Self>(dy, words, scale, granularity, cols)
+    }
+
+    /// `dyᵀ · x̃` for quantized activations: `[tokens, rows], [tokens, cols] → [rows, cols]`.
+    fn codes_weight_gradient(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        multiplier: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::codes_weight_gradient::<Self>(dy, codes, multiplier)
+    }
+
+    /// `x wᵀ` for float weights `[rows, cols]`.
+    fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::reference::dense_linear::<Self>(x, w)
+    }
+
+    /// `dy · w`: `[tokens, rows] → [tokens, cols]`.
+    fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(dy, w)
+    }
+
+    /// `dyᵀ · x`: `[tokens, rows], [tokens, cols] → [rows, cols]`.
+    fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(dy), x)
+    }
+
+    /// The gradients of [`super::TernaryOps::rms_norm`] for its input and its weight.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        reference::rms_norm_backward::<Self>(x, weight, dy, eps)
+    }
+
+    /// The gradients of [`super::TernaryOps::gated`] for `gate` and `up`.
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        kind: Gate,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        reference::gated_backward::<Self>(gate, up, dy, kind)
+    }
+
+    /// Causal grouped-query attention within each of `segments`, the lengths of sequences that lie one after the other: `q` is
+    /// `[tokens, heads, head_dim]`, `k` and `v` are `[tokens, kv_heads, head_dim]`. Gives the shape of `q`.
+    fn segment_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Vec<usize>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        reference::segment_attention::<Self>(q, k, v, &segments, scale)
+    }
+
+    /// The gradients of [`TrainingOps::segment_attention`] for `q`, `k` and `v`, from its output and the gradient of that.
+    fn segment_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        segments: Vec<usize>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::segment_attention_backward::<Self>(q, k, v, out, dout, &segments, scale)
+    }
+
+    /// Negative log-likelihood of `targets` (`[tokens]`) in nats under `logits` (`[tokens, vocab]`), and the logarithm of the
+    /// sum of exponentials, `[tokens]` each. Only the first has a gradient.
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        reference::cross_entropy::<Self>(logits, targets)
+    }
+
+    /// The gradient of [`TrainingOps::cross_entropy`] for the logits.
+    fn cross_entropy_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        dloss: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::cross_entropy_backward::<Self>(logits, targets, lse, dloss)
+    }
+
+    /// The values as `to` can hold them, in F32; the gradient passes unchanged.
+    fn round_to(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self> {
+        Self::float_cast(Self::float_cast(x, to), FloatDType::F32)
+    }
+
+    /// One step of AdamW for a tensor of any shape: the weights and both means, changed in place where nothing else holds
+    /// them. Nothing has a gradient through it.
+    fn adamw(
+        w: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        square: FloatTensor<Self>,
+        step: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::adamw::<Self>(w, gradient, mean, square, step)
+    }
+
+    /// `sum(x²)` over a tensor of any shape, `[1]`.
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_sum(Self::float_mul(x.clone(), x))
+    }
+}
