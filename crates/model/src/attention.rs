@@ -4,8 +4,7 @@ use bitnet_kernels::ops;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::cache::LayerCache;
-use crate::rope::RopeTables;
+use crate::transformer::Context;
 use crate::{BitLinear, RmsNorm};
 
 /// Causal self-attention with ternary projections, rotary positions and optional norms.
@@ -29,41 +28,50 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `h` and the result are `[batch, tokens, hidden]`; `norm` is applied first. With a cache, the tokens come after those
-    /// that it holds.
-    pub(crate) fn forward(
-        &self,
-        h: Tensor<3>,
-        norm: &RmsNorm,
-        rope: &RopeTables,
-        cache: Option<&mut LayerCache>,
-    ) -> Tensor<3> {
-        let shape @ [batch, tokens, hidden] = h.dims();
-        let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let [q, k, v] = BitLinear::forward_all(layers, h.reshape([batch * tokens, hidden]), Some(norm));
-        let heads_of =
-            |x: Tensor<2>, heads: usize, norm: Option<&RmsNorm>| self.heads_of(x, [batch, tokens, heads], norm);
+    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
+    pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm, context: Context<'_>) -> Tensor<2> {
+        let [tokens, _] = h.dims();
+        let [q, k, v] = BitLinear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], h, Some(norm));
+        let heads_of = |x: Tensor<2>, heads: usize, norm: Option<&RmsNorm>| self.heads_of(x, [tokens, heads], norm);
         let q = heads_of(q, self.heads, self.q_norm.as_ref());
         let k = heads_of(k, self.kv_heads, self.k_norm.as_ref());
         let v = heads_of(v, self.kv_heads, None);
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let out = match cache {
-            Some(cache) => cache.attend([q, k, v], rope, scale),
-            None => {
+        let out = match context {
+            Context::Cached { rope, cache } => cache.attend([q, k, v], rope, scale),
+            Context::Sequences { rope, lengths } => {
                 let (q, k) = (rope.apply(q), rope.apply(k));
-                ops::attention(q, k.swap_dims(1, 2), v.swap_dims(1, 2), 0, scale)
+                let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim::<3>(0));
+                ops::training::segment_attention([q, k, v], lengths, scale).unsqueeze()
             }
         };
-        let out = out.reshape([batch * tokens, self.heads * self.head_dim]);
+        let out = out.reshape([tokens, self.heads * self.head_dim]);
         let [out] = BitLinear::forward_all([&self.o_proj], out, self.sub_norm.as_ref());
-        out.reshape(shape)
+        out
     }
 
-    fn heads_of(&self, x: Tensor<2>, [batch, tokens, heads]: [usize; 3], norm: Option<&RmsNorm>) -> Tensor<4> {
+    /// `[1, tokens, heads, head_dim]`.
+    fn heads_of(&self, x: Tensor<2>, [tokens, heads]: [usize; 2], norm: Option<&RmsNorm>) -> Tensor<4> {
         let x = match norm {
-            Some(norm) => norm.forward(x.reshape([batch * tokens * heads, self.head_dim])),
+            Some(norm) => norm.forward(x.reshape([tokens * heads, self.head_dim])),
             None => x,
         };
-        x.reshape([batch, tokens, heads, self.head_dim])
+        x.reshape([1, tokens, heads, self.head_dim])
+    }
+
+    /// The ternary layers, with the names that Hugging Face gives them.
+    pub(crate) fn linears(&self) -> [(&'static str, &BitLinear); 4] {
+        [("q_proj", &self.q_proj), ("k_proj", &self.k_proj), ("v_proj", &self.v_proj), ("o_proj", &self.o_proj)]
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn linears_mut(&mut self) -> [&mut BitLinear; 4] {
+        [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.o_proj]
+    }
+
+    /// The norms there are, with the names that Hugging Face gives them.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = (&'static str, &RmsNorm)> {
+        let norms = [("attn_sub_norm", &self.sub_norm), ("q_norm", &self.q_norm), ("k_norm", &self.k_norm)];
+        norms.into_iter().filter_map(|(name, norm)| Some((name, norm.as_ref()?)))
     }
 }

@@ -3,8 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::cache::LayerCache;
-use crate::rope::RopeTables;
+use crate::transformer::Context;
 use crate::{Attention, GatedMlp, RmsNorm};
 
 /// `h += attention(norm(h)); h += mlp(norm(h))`.
@@ -17,11 +16,9 @@ pub struct Block {
 }
 
 impl Block {
-    /// `h` and the result are `[batch, tokens, hidden]`.
-    pub(crate) fn forward(&self, h: Tensor<3>, rope: &RopeTables, cache: Option<&mut LayerCache>) -> Tensor<3> {
-        let shape @ [batch, tokens, hidden] = h.dims();
-        let h = h.clone() + self.attention.forward(h, &self.attention_norm, rope, cache);
-        let m = self.mlp.forward(h.clone().reshape([batch * tokens, hidden]), &self.mlp_norm);
-        h + m.reshape(shape)
+    /// `h` and the result are `[tokens, hidden]`.
+    pub(crate) fn forward(&self, h: Tensor<2>, context: Context<'_>) -> Tensor<2> {
+        let h = h.clone() + self.attention.forward(h, &self.attention_norm, context);
+        h.clone() + self.mlp.forward(h, &self.mlp_norm)
     }
 }

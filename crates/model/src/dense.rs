@@ -3,20 +3,41 @@
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
 use bitnet_kernels::{RowFormat, ops};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::ModelError;
 
-/// A float matrix `[rows, cols]` that stays as its file stores it, row by row, and on the CPU stays mapped.
+/// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
-/// It can be F32, F16, BF16, Q8_0, Q6_K, Q4_0, Q4_K or IQ4_NL; a row becomes f32 when it is used.
+/// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
+/// Q8_0, Q6_K, Q4_0, Q4_K or IQ4_NL, and a row becomes f32 when it is used. One of a model in training is in F32 and has
+/// a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
-    /// U8 `[rows, row_bytes]`.
-    stored: Param<Tensor<2, Int>>,
+    values: Values,
     cols: usize,
+}
+
+#[derive(Module, Debug)]
+enum Values {
+    Stored(StoredRows),
+    Trained(TrainedRows),
+}
+
+#[derive(Module, Debug)]
+struct StoredRows {
+    /// U8 `[rows, row_bytes]`.
+    bytes: Param<Tensor<2, Int>>,
     #[module(skip)]
     format: RowFormat,
+}
+
+#[derive(Module, Debug)]
+struct TrainedRows {
+    weight: Param<Tensor<2>>,
+    /// What the model is to be stored in: it computes with the values that this type can hold.
+    #[module(skip)]
+    storage: FloatDType,
 }
 
 impl DenseMatrix {
@@ -46,22 +67,73 @@ impl DenseMatrix {
         let shape = [rows, bytes.len() / rows.max(1)];
         let data = TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::File), shape, DType::U8);
         let stored = Tensor::<2, Int>::from_data(data, (device, DType::U8));
-        Ok(Self { stored: Param::initialized(ParamId::new(), stored), cols, format })
+        let bytes = Param::initialized(ParamId::new(), stored);
+        Ok(Self { values: Values::Stored(StoredRows { bytes, format }), cols })
+    }
+
+    /// To be trained, from F32 weights `[rows, cols]`. The model computes with the values that `storage` (F32, F16 or BF16)
+    /// can hold, so that it is the same model when it is stored so; the gradient passes unchanged.
+    pub fn trained(weight: Tensor<2>, storage: FloatDType) -> Self {
+        let [_, cols] = weight.dims();
+        let weight = Param::from_tensor(weight);
+        Self { values: Values::Trained(TrainedRows { weight, storage }), cols }
     }
 
     /// The rows `ids` as floats, `[ids, cols]`.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        ops::decode_rows(self.stored.val().select(0, ids), self.format, self.cols)
+        match &self.values {
+            Values::Stored(rows) => ops::decode_rows(rows.bytes.val().select(0, ids), rows.format, self.cols),
+            Values::Trained(rows) => rows.rounded().select(0, ids),
+        }
     }
 
     /// `x wᵀ`: `[tokens, cols] → [tokens, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::rows_linear(x, self.stored.val(), self.format, self.cols)
+        match &self.values {
+            Values::Stored(rows) => ops::rows_linear(x, rows.bytes.val(), rows.format, self.cols),
+            Values::Trained(rows) => ops::dense_linear(x, rows.rounded()),
+        }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.stored.dims()[0]
+        match &self.values {
+            Values::Stored(rows) => rows.bytes.dims()[0],
+            Values::Trained(rows) => rows.weight.dims()[0],
+        }
+    }
+
+    /// The weights in training, where it has them.
+    pub fn param(&self) -> Option<&Param<Tensor<2>>> {
+        match &self.values {
+            Values::Stored(_) => None,
+            Values::Trained(rows) => Some(&rows.weight),
+        }
+    }
+
+    /// The values that the model computes with, `[rows, cols]` in F32.
+    pub fn floats(&self) -> Tensor<2> {
+        match &self.values {
+            Values::Stored(rows) => ops::decode_rows(rows.bytes.val(), rows.format, self.cols),
+            Values::Trained(rows) => rows.rounded(),
+        }
+    }
+
+    /// The float type that a model in training is to be stored in.
+    pub fn storage(&self) -> Option<FloatDType> {
+        match &self.values {
+            Values::Stored(_) => None,
+            Values::Trained(rows) => Some(rows.storage),
+        }
+    }
+}
+
+impl TrainedRows {
+    fn rounded(&self) -> Tensor<2> {
+        match self.storage {
+            FloatDType::F32 => self.weight.val(),
+            storage => ops::training::round_to(self.weight.val(), storage),
+        }
     }
 }
 

@@ -42,6 +42,9 @@ pub enum ModelError {
         /// Values that the layer takes.
         needed: usize,
     },
+    /// A latent weight is NaN or infinite.
+    #[error("a weight is not a finite number")]
+    NotFinite,
     /// More positions than the cache may hold.
     #[error("{needed} tokens do not fit the context of {limit}")]
     ContextFull {

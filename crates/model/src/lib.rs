@@ -19,6 +19,7 @@ mod block;
 mod cache;
 mod dense;
 mod error;
+mod initialize;
 mod load;
 mod mlp;
 mod norm;
@@ -26,20 +27,21 @@ mod rope;
 mod transformer;
 
 pub use attention::Attention;
-pub use bit_linear::{BitLinear, BitLinearConfig, UnknownWeightBits, WeightBits};
+pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, UnknownWeightBits, WeightBits};
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
-    devices, ops::Activations, weight_order,
+    devices, ops, ops::Activations, ops::training::Quantization, weight_order,
 };
 pub use block::Block;
 pub use cache::KvCache;
 pub use dense::DenseMatrix;
 pub use error::ModelError;
-pub use load::{Loaded, load, load_with_bits};
+pub use initialize::Initialize;
+pub use load::{Loaded, load, load_trainable, load_with_bits};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
 pub use rope::Rope;
-pub use transformer::Transformer;
+pub use transformer::{Sequences, Transformer};

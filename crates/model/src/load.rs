@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use bitnet_format::{Activation, Checkpoint, ModelConfig};
+use bitnet_format::{Activation, Checkpoint, ModelConfig, StorageType};
 use bitnet_kernels::Gate;
 use bitnet_kernels::ops::Activations;
-use burn::tensor::Device;
+use bitnet_kernels::ops::training::Quantization;
+use bitnet_ternary::{Granularity, quantize};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer, WeightBits};
@@ -36,7 +38,29 @@ pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelErr
 /// # Errors
 /// As [`load`], and when the device or the model does not go with them.
 pub fn load_with_bits(checkpoint: &Checkpoint, bits: WeightBits, device: &Device) -> Result<Loaded, ModelError> {
-    let loader = Loader { checkpoint, config: checkpoint.config(), bits, device, used: Mutex::default() };
+    load_as(checkpoint, Weights::Packed(bits), device)
+}
+
+/// [`load`] for a model that is to be trained further: linears get latent weights that are quantized as `how` says,
+/// embedding and head become floats, to be stored again as `storage`.
+///
+/// Float masters become the latent weights as they are. Weights that are trits already become latent weights of which the
+/// quantizer makes the same trits and scales again: `trit * scale` divided by the share of non-zero trits, so that
+/// the mean magnitude is the scale.
+///
+/// # Errors
+/// As [`load`], and when the model has linears with float activations or other groups than `how` says.
+pub fn load_trainable(
+    checkpoint: &Checkpoint,
+    how: Quantization,
+    storage: FloatDType,
+    device: &Device,
+) -> Result<Loaded, ModelError> {
+    load_as(checkpoint, Weights::Latent(how, storage), device)
+}
+
+fn load_as(checkpoint: &Checkpoint, weights: Weights, device: &Device) -> Result<Loaded, ModelError> {
+    let loader = Loader { checkpoint, config: checkpoint.config(), weights, device, used: Mutex::default() };
     let model = loader.transformer()?;
     let used = loader.used.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let unused: Vec<String> = checkpoint.tensors().map(|t| t.name.clone()).filter(|n| !used.contains(n)).collect();
@@ -46,10 +70,17 @@ pub fn load_with_bits(checkpoint: &Checkpoint, bits: WeightBits, device: &Device
     Ok(Loaded { model, unused })
 }
 
+/// What becomes of the matrices.
+#[derive(Clone, Copy)]
+enum Weights {
+    Packed(WeightBits),
+    Latent(Quantization, FloatDType),
+}
+
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
-    bits: WeightBits,
+    weights: Weights,
     device: &'a Device,
     /// Names that were asked for; a tensor that nobody asks for would change the model if it were left out in silence.
     used: Mutex<HashSet<String>>,
@@ -114,7 +145,12 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<BitLinear, ModelError> {
-        let matrix = self.checkpoint.ternary(name, rows, cols)?;
+        let linear = match self.weights {
+            Weights::Packed(bits) => {
+                BitLinear::with_bits(self.checkpoint.ternary(name, rows, cols)?, bits, self.device)?
+            }
+            Weights::Latent(how, _) => BitLinear::latent(self.latent(name, rows, cols)?, how),
+        };
         let weight = format!("{name}.weight");
         self.checkpoint.release(&weight);
         for part in [weight, format!("{name}.weight_scale"), format!("{name}.scale")] {
@@ -125,7 +161,40 @@ impl Loader<'_> {
             Some(_) => Activations::Int8,
             None => Activations::Float,
         };
-        Ok(BitLinear::with_bits(matrix, self.bits, self.device)?.with_norm(norm).with_activations(activations))
+        Ok(linear.with_norm(norm).with_activations(activations))
+    }
+
+    /// Latent weights of a linear, `[rows, cols]`.
+    fn latent(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor<2>, ModelError> {
+        let weight = format!("{name}.weight");
+        let is_float = self.checkpoint.info(&weight).is_some_and(|info| {
+            info.shape == [rows, cols] && matches!(info.dtype, StorageType::F32 | StorageType::F16 | StorageType::BF16)
+        });
+        let floats = if is_float { Some(self.checkpoint.floats(&weight)?) } else { None };
+        let values = match floats.filter(|w| quantize::already_ternary(w, rows, cols).is_none()) {
+            Some(masters) => masters,
+            None => {
+                let matrix = self.checkpoint.ternary(name, rows, cols)?;
+                let mut values = matrix.to_f32();
+                let parts = match matrix.granularity() {
+                    Granularity::Tensor => values.len(),
+                    Granularity::Row => cols,
+                    Granularity::Group(size) => size,
+                };
+                // The parts that share a scale, none of which goes over the end of a row.
+                for line in values.chunks_mut(cols.max(parts)) {
+                    for part in line.chunks_mut(parts) {
+                        let zeros = part.iter().filter(|x| **x == 0.0).count();
+                        if zeros < part.len() {
+                            let share = (part.len() - zeros) as f32 / part.len() as f32;
+                            part.iter_mut().for_each(|x| *x /= share);
+                        }
+                    }
+                }
+                values
+            }
+        };
+        Ok(Tensor::from_data(TensorData::new(values, [rows, cols]), (self.device, DType::F32)))
     }
 
     fn norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm, ModelError> {
@@ -144,7 +213,11 @@ impl Loader<'_> {
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseMatrix, ModelError> {
         self.has(name);
-        DenseMatrix::load(self.checkpoint, name, rows, cols, self.device)
+        let stored = DenseMatrix::load(self.checkpoint, name, rows, cols, self.device)?;
+        Ok(match self.weights {
+            Weights::Packed(_) => stored,
+            Weights::Latent(_, storage) => DenseMatrix::trained(stored.floats(), storage),
+        })
     }
 
     /// Whether there is such a tensor, which then counts as used.

@@ -24,4 +24,19 @@ impl GatedMlp {
         let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
         self.down_proj.forward_gated(gate, up, self.gate, self.sub_norm.as_ref())
     }
+
+    /// The ternary layers, with the names that Hugging Face gives them.
+    pub(crate) fn linears(&self) -> [(&'static str, &BitLinear); 3] {
+        [("gate_proj", &self.gate_proj), ("up_proj", &self.up_proj), ("down_proj", &self.down_proj)]
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn linears_mut(&mut self) -> [&mut BitLinear; 3] {
+        [&mut self.gate_proj, &mut self.up_proj, &mut self.down_proj]
+    }
+
+    /// The norm there may be, with the name that Hugging Face gives it.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = (&'static str, &RmsNorm)> {
+        self.sub_norm.iter().map(|norm| ("ffn_sub_norm", norm))
+    }
 }

@@ -28,6 +28,11 @@ impl RmsNorm {
         (self.weight.val(), self.eps)
     }
 
+    /// `[width]`.
+    pub fn weight(&self) -> &Param<Tensor<1>> {
+        &self.weight
+    }
+
     /// Normalizes each row of `x` (`[rows, width]`, F32).
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::rms_norm(x, self.weight.val(), self.eps)

@@ -34,10 +34,20 @@ impl Rope {
     /// The angle is the f32 product of position and frequency, as in the models' own code: at thousands of radians its
     /// rounding is part of the model.
     pub fn tables(&self, start: usize, tokens: usize, device: &Device) -> RopeTables {
-        let angles = (start..start + tokens).flat_map(|p| self.inv_freq.iter().map(move |f| f64::from(p as f32 * f)));
+        self.tables_of(start..start + tokens, device)
+    }
+
+    /// Tables for sequences of these lengths, one after the other, each from position zero on.
+    pub(crate) fn tables_of_sequences(&self, lengths: &[usize], device: &Device) -> RopeTables {
+        self.tables_of(lengths.iter().flat_map(|length| 0..*length), device)
+    }
+
+    fn tables_of(&self, positions: impl Iterator<Item = usize>, device: &Device) -> RopeTables {
+        let angles = positions.flat_map(|p| self.inv_freq.iter().map(move |f| f64::from(p as f32 * f)));
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
-        let table =
-            |values| Tensor::from_data(TensorData::new(values, [tokens, self.inv_freq.len()]), (device, DType::F32));
+        let half = self.inv_freq.len();
+        let tokens = cos.len() / half.max(1);
+        let table = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), (device, DType::F32));
         RopeTables { cos: table(cos), sin: table(sin) }
     }
 }

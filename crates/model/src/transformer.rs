@@ -5,13 +5,15 @@ use bitnet_kernels::CacheFormat;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Block, DenseMatrix, KvCache, ModelError, RmsNorm, Rope};
+use crate::cache::LayerCache;
+use crate::rope::RopeTables;
+use crate::{BitLinear, Block, DenseMatrix, KvCache, ModelError, RmsNorm, Rope};
 
 /// A decoder-only transformer with ternary linears.
 ///
 /// What it does (sub-norms or none, squared ReLU or SiLU, a norm before each linear, QK-norm, tied head or not) follows
 /// from its configuration and from the tensors that were there; see [`crate::load`]. It holds no state: a session keeps its
-/// own [`KvCache`].
+/// own [`KvCache`]. The model in training is the same one with latent weights, see [`crate::Initialize`].
 #[derive(Module, Debug)]
 pub struct Transformer {
     pub(crate) embedding: DenseMatrix,
@@ -25,6 +27,38 @@ pub struct Transformer {
     pub(crate) config: ModelConfig,
     #[module(skip)]
     pub(crate) device: Device,
+}
+
+/// What the tokens of a call see besides themselves.
+pub(crate) enum Context<'a> {
+    /// Those that a cache holds, before them.
+    Cached {
+        /// For the positions of the tokens.
+        rope: &'a RopeTables,
+        /// Of this layer.
+        cache: &'a mut LayerCache,
+    },
+    /// Nothing: they are whole sequences, one after the other.
+    Sequences {
+        /// For the positions of the tokens.
+        rope: &'a RopeTables,
+        /// Of the sequences.
+        lengths: &'a [usize],
+    },
+}
+
+/// Sequences that lie one after the other, none of which sees another.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    lengths: Vec<usize>,
+    rope: RopeTables,
+}
+
+impl Sequences {
+    /// How long each one is.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
 }
 
 impl Transformer {
@@ -47,11 +81,46 @@ impl Transformer {
         let ids = self.ids(tokens)?;
         cache.reserve(tokens.len())?;
         let rope = self.rope.tables(cache.len(), tokens.len(), &self.device);
-        let mut h = self.embedding.select(ids).unsqueeze::<3>();
+        let mut h = self.embedding.select(ids);
         for (block, cache) in self.blocks.iter().zip(cache.layers()) {
-            h = block.forward(h, &rope, Some(cache));
+            h = block.forward(h, Context::Cached { rope: &rope, cache });
         }
-        Ok(h.squeeze_dim::<2>(0))
+        Ok(h)
+    }
+
+    /// What [`Transformer::hidden_of`] needs to know of sequences with these lengths.
+    pub fn sequences(&self, lengths: &[usize]) -> Sequences {
+        let rope = self.rope.tables_of_sequences(lengths, &self.device);
+        Sequences { lengths: lengths.to_vec(), rope }
+    }
+
+    /// Hidden states of whole sequences without a cache, `[tokens, hidden]`, not yet normalized. `tokens` are those of
+    /// all `sequences`, one after the other; each sequence begins at position zero and sees only itself.
+    ///
+    /// # Panics
+    /// When a token has no row in the embedding (see [`Transformer::check_tokens`]), or the lengths are others.
+    pub fn hidden_of(&self, tokens: Tensor<1, Int>, sequences: &Sequences) -> Tensor<2> {
+        self.blocks.iter().fold(self.embed(tokens), |h, block| Self::block(block, h, sequences))
+    }
+
+    /// The embeddings that the first block reads, `[tokens, hidden]`.
+    ///
+    /// # Panics
+    /// When a token has no row in the embedding.
+    pub fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
+        self.embedding.select(tokens)
+    }
+
+    /// One block of [`Transformer::hidden_of`].
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn run_block(&self, index: usize, h: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
+        Self::block(&self.blocks[index], h, sequences)
+    }
+
+    fn block(block: &Block, h: Tensor<2>, Sequences { lengths, rope }: &Sequences) -> Tensor<2> {
+        block.forward(h, Context::Sequences { rope, lengths })
     }
 
     /// Logits of hidden states: `[tokens, hidden] → [tokens, vocab_size]`.
@@ -65,12 +134,9 @@ impl Transformer {
     /// When a token has no row in the embedding (see [`Transformer::check_tokens`]).
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
-        let rope = self.rope.tables(0, length, &self.device);
-        let h = self.embedding.select(tokens.reshape([batch * length]));
-        let h = h.reshape([batch, length, self.config.hidden_size]);
-        let h = self.blocks.iter().fold(h, |h, block| block.forward(h, &rope, None));
-        let logits = self.logits(h.reshape([batch * length, self.config.hidden_size]));
-        logits.reshape([batch, length, self.config.vocab_size])
+        let sequences = self.sequences(&vec![length; batch]);
+        let hidden = self.hidden_of(tokens.reshape([batch * length]), &sequences);
+        self.logits(hidden).reshape([batch, length, self.config.vocab_size])
     }
 
     /// Checks that the embedding has a row for every token.
@@ -89,5 +155,44 @@ impl Transformer {
         self.check_tokens(tokens)?;
         let ids: Vec<i64> = tokens.iter().map(|token| i64::from(*token)).collect();
         Ok(Tensor::from_data(TensorData::new(ids, [tokens.len()]), &self.device))
+    }
+
+    /// The ternary layers in the order of the model, with their Hugging Face names (`model.layers.0.self_attn.q_proj`).
+    pub fn linears(&self) -> impl Iterator<Item = (String, &BitLinear)> {
+        self.blocks.iter().enumerate().flat_map(|(i, block)| {
+            let attention =
+                block.attention.linears().map(|(name, l)| (format!("model.layers.{i}.self_attn.{name}"), l));
+            let mlp = block.mlp.linears().map(|(name, linear)| (format!("model.layers.{i}.mlp.{name}"), linear));
+            attention.into_iter().chain(mlp)
+        })
+    }
+
+    /// The same layers, to be changed.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut BitLinear> {
+        let blocks = self.blocks.iter_mut();
+        blocks.flat_map(|block| block.attention.linears_mut().into_iter().chain(block.mlp.linears_mut()))
+    }
+
+    /// The norms that are not part of a linear, with their Hugging Face names (`model.layers.0.input_layernorm`).
+    pub fn norms(&self) -> impl Iterator<Item = (String, &RmsNorm)> {
+        let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
+            let name = move |name: &str| format!("model.layers.{i}.{name}");
+            let outer = [("input_layernorm", &block.attention_norm), ("post_attention_layernorm", &block.mlp_norm)];
+            let attention = block.attention.norms().map(move |(n, norm)| (name(&format!("self_attn.{n}")), norm));
+            let mlp = block.mlp.norms().map(move |(n, norm)| (name(&format!("mlp.{n}")), norm));
+            outer.map(|(n, norm)| (name(n), norm)).into_iter().chain(attention).chain(mlp)
+        });
+        blocks.chain([("model.norm".to_string(), &self.norm)])
+    }
+
+    /// The embedding, and the head if it has weights of its own, with the names of their tensors.
+    pub fn dense(&self) -> impl Iterator<Item = (&'static str, &DenseMatrix)> {
+        let head = self.head.iter().map(|head| ("lm_head.weight", head));
+        std::iter::once(("model.embed_tokens.weight", &self.embedding)).chain(head)
+    }
+
+    /// How far the linears in training are quantized, see [`crate::Quantization`].
+    pub fn set_lambda(&mut self, lambda: f32) {
+        self.linears_mut().filter_map(BitLinear::latent_weights_mut).for_each(|weight| weight.set_lambda(lambda));
     }
 }

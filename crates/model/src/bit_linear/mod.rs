@@ -1,0 +1,278 @@
+//! The ternary linear layer.
+
+mod bits;
+mod latent;
+mod packed;
+
+use bitnet_kernels::Gate;
+use bitnet_kernels::ops::training::Quantization;
+use bitnet_kernels::ops::{self, Activations};
+use bitnet_ternary::{Granularity, TernaryMatrix, quantize};
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Distribution, Tensor};
+
+pub use bits::{UnknownWeightBits, WeightBits};
+pub use latent::LatentWeight;
+pub use packed::PackedWeight;
+
+use crate::{ModelError, RmsNorm};
+
+/// Shape of a [`BitLinear`] to be trained.
+#[derive(Config, Debug)]
+pub struct BitLinearConfig {
+    /// Input features.
+    pub d_input: usize,
+    /// Output features.
+    pub d_output: usize,
+}
+
+impl BitLinearConfig {
+    /// A layer to be trained, with latent weights uniform in `±1 / sqrt(d_input)` as in `burn::nn::Linear`.
+    ///
+    /// # Panics
+    /// When a size is zero.
+    pub fn init(&self, device: &Device) -> BitLinear {
+        assert!(self.d_input > 0 && self.d_output > 0, "a layer has at least one input and one output");
+        let bound = 1.0 / (self.d_input as f64).sqrt();
+        let shape = [self.d_output, self.d_input];
+        let weight = Tensor::<2>::random(shape, Distribution::Uniform(-bound, bound), (device, DType::F32));
+        BitLinear::latent(weight, Quantization::BITNET)
+    }
+}
+
+/// A linear layer with ternary weights: `y = (xq · trits) * (scale / sx)`.
+///
+/// The input is quantized per token to int8 (`sx = 127 / max(max|x|, 1e-5)`, `xq = round(x * sx)`, ties to even), the
+/// product is an exact integer, and the scales are applied once at the end.
+///
+/// Source: Ma et al., "The Era of 1-bit LLMs" (arXiv 2402.17764), section 2.
+///
+/// A layer is one of two. To be trained, it has latent float weights that every forward pass quantizes anew, and its
+/// gradients are those of the straight-through estimator ([`BitLinearConfig::init`], [`BitLinear::latent`]). To be run, it
+/// has packed trits ([`BitLinear::pack`], [`BitLinear::from_ternary`]), which have no gradient, though its input has.
+/// Packing changes no bit of the output.
+#[derive(Module, Debug)]
+pub struct BitLinear {
+    weight: Weight,
+    norm: Option<RmsNorm>,
+    d_input: usize,
+    #[module(skip)]
+    activations: Activations,
+}
+
+/// The weights of a [`BitLinear`].
+#[derive(Module, Debug)]
+enum Weight {
+    /// To be run.
+    Packed(PackedWeight),
+    /// To be trained.
+    Latent(LatentWeight),
+}
+
+impl BitLinear {
+    /// From trits and their scale, without a copy of the words on the CPU.
+    ///
+    /// # Errors
+    /// When the scale groups are not a multiple of 16 columns.
+    pub fn from_ternary(matrix: TernaryMatrix, device: &Device) -> Result<Self, ModelError> {
+        Self::with_bits(matrix, WeightBits::Two, device)
+    }
+
+    /// [`BitLinear::from_ternary`] with weights that take less memory.
+    ///
+    /// A record of such a layer has the usual words and can be loaded into any layer of two bits; Burn 0.22.1, which compares
+    /// shapes before it converts, refuses to load one into a layer of 1.6 bits.
+    ///
+    /// # Errors
+    /// As there, and when the device cannot read such weights, or they have a scale for each group.
+    pub fn with_bits(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
+        let d_input = matrix.cols();
+        let weight = Weight::Packed(PackedWeight::new(matrix, bits, device)?);
+        Ok(Self { weight, norm: None, d_input, activations: Activations::Int8 })
+    }
+
+    /// From float weights `[d_output, d_input]`, quantized by absmean and packed.
+    ///
+    /// # Errors
+    /// When a weight is NaN or infinite, or the groups of `granularity` are not a multiple of 16 columns.
+    pub fn from_weights(weights: Tensor<2>, granularity: Granularity) -> Result<Self, ModelError> {
+        let ([rows, cols], device) = (weights.dims(), weights.device());
+        let values: Vec<f32> = weights.into_data().iter().collect();
+        Self::from_ternary(quantize::absmean(&values, rows, cols, granularity)?, &device)
+    }
+
+    /// To be trained, from latent float weights `[d_output, d_input]` (F32), which are quantized as `how` says.
+    ///
+    /// # Panics
+    /// When `how` has scale groups that are not a multiple of 16 columns.
+    pub fn latent(weight: Tensor<2>, how: Quantization) -> Self {
+        let [_, d_input] = weight.dims();
+        let mut activations = Activations::Int8;
+        if let Quantization::Ternary { granularity, activations: wanted, .. } = how {
+            activations = wanted;
+            if let Granularity::Group(size) = granularity {
+                assert!(size > 0 && size.is_multiple_of(16), "groups are of a multiple of 16 columns, not {size}");
+            }
+        }
+        let weight = Weight::Latent(LatentWeight::new(Param::from_tensor(weight), how));
+        Self { weight, norm: None, d_input, activations }
+    }
+
+    /// The layer with an RMSNorm before its quantizer.
+    pub fn with_norm(mut self, norm: Option<RmsNorm>) -> Self {
+        self.norm = norm;
+        self
+    }
+
+    /// The layer with its input as int8 codes or as it comes.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.activations = activations;
+        if let Weight::Latent(weight) = &mut self.weight {
+            weight.set_activations(activations);
+        }
+        self
+    }
+
+    /// Applies the layer to the last dimension.
+    ///
+    /// # Shapes
+    /// * `x`: `[.., d_input]`, F32
+    /// * output: `[.., d_output]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let mut shape = x.dims();
+        let tokens = shape[..D - 1].iter().product();
+        let [y] = Self::run([self], x.reshape([tokens, self.d_input]), self.norm.as_ref());
+        shape[D - 1] = self.d_output();
+        y.reshape(shape)
+    }
+
+    /// Applies one to three layers to one input `x` (`[tokens, d_input]`), after `norm`; a CPU quantizes it only once.
+    pub(crate) fn forward_all<const N: usize>(
+        layers: [&BitLinear; N],
+        x: Tensor<2>,
+        norm: Option<&RmsNorm>,
+    ) -> [Tensor<2>; N] {
+        if layers.iter().any(|layer| layer.norm.is_some()) {
+            let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+            return layers.map(|layer| layer.forward(x.clone()));
+        }
+        Self::run(layers, x, norm)
+    }
+
+    /// [`BitLinear::forward_all`] without the layers' own norms.
+    fn run<const N: usize>(layers: [&BitLinear; N], x: Tensor<2>, norm: Option<&RmsNorm>) -> [Tensor<2>; N] {
+        if let Some(Weight::Latent(first)) = layers.first().map(|layer| &layer.weight) {
+            let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+            return ops::training::quantized_linears(x, layers.map(BitLinear::latent_weight), first.quantization());
+        }
+        let packed = layers.map(|layer| match &layer.weight {
+            Weight::Packed(weight) => weight.parts(layer.d_input, layer.activations),
+            Weight::Latent(_) => unreachable!("layers of one input are packed together"),
+        });
+        ops::ternary_linears(x, norm.map(RmsNorm::parts), packed)
+    }
+
+    /// Applies the layer to `act(gate) * up` (`[tokens, d_input]` each), after `norm`.
+    pub(crate) fn forward_gated(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        kind: Gate,
+        norm: Option<&RmsNorm>,
+    ) -> Tensor<2> {
+        match &self.weight {
+            Weight::Packed(weight) if self.norm.is_none() => {
+                let packed = weight.parts(self.d_input, self.activations);
+                ops::gated_ternary_linear(gate, up, kind, norm.map(RmsNorm::parts), packed)
+            }
+            _ => {
+                let inner = ops::gated(gate, up, kind);
+                let [y] = Self::forward_all([self], inner, norm);
+                y
+            }
+        }
+    }
+
+    /// The layer with packed weights: what it computed, it still computes to the bit.
+    ///
+    /// # Errors
+    /// When a latent weight is NaN or infinite, or the layer is a float layer ([`Quantization::None`]).
+    pub fn pack(&self) -> Result<Self, ModelError> {
+        let Weight::Latent(weight) = &self.weight else { return Ok(self.clone()) };
+        let device = weight.value().device().inner();
+        let packed = Self::from_ternary(self.ternary()?, &device)?;
+        Ok(packed.with_norm(self.norm.as_ref().map(Module::valid)).with_activations(self.activations))
+    }
+
+    /// Trits and scale.
+    ///
+    /// # Errors
+    /// As [`BitLinear::pack`].
+    pub fn ternary(&self) -> Result<TernaryMatrix, ModelError> {
+        match &self.weight {
+            Weight::Packed(weight) => weight.ternary(self.d_input),
+            Weight::Latent(weight) => weight.ternary(),
+        }
+    }
+
+    /// The weights that the layer computes with, as floats, `[d_output, d_input]`.
+    pub fn weights(&self) -> Tensor<2> {
+        match &self.weight {
+            Weight::Packed(weight) => {
+                let parts = weight.parts(self.d_input, self.activations);
+                ops::dequantize(parts.words, parts.scale, parts.spec)
+            }
+            Weight::Latent(weight) => weight.quantized(),
+        }
+    }
+
+    /// The latent weights, where the layer has them.
+    pub fn latent_weights(&self) -> Option<&LatentWeight> {
+        match &self.weight {
+            Weight::Packed(_) => None,
+            Weight::Latent(weight) => Some(weight),
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn latent_weights_mut(&mut self) -> Option<&mut LatentWeight> {
+        match &mut self.weight {
+            Weight::Packed(_) => None,
+            Weight::Latent(weight) => Some(weight),
+        }
+    }
+
+    fn latent_weight(&self) -> Tensor<2> {
+        match &self.weight {
+            Weight::Latent(weight) => weight.value(),
+            Weight::Packed(_) => unreachable!("layers of one input are trained together"),
+        }
+    }
+
+    /// The norm before the quantizer, where the layer has one.
+    pub fn norm(&self) -> Option<&RmsNorm> {
+        self.norm.as_ref()
+    }
+
+    /// Input features.
+    pub fn d_input(&self) -> usize {
+        self.d_input
+    }
+
+    /// Output features.
+    pub fn d_output(&self) -> usize {
+        match &self.weight {
+            Weight::Packed(weight) => weight.rows(),
+            Weight::Latent(weight) => weight.dims()[0],
+        }
+    }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Packed(weight) => weight.bytes(),
+            Weight::Latent(weight) => size_of::<f32>() * weight.dims().iter().product::<usize>(),
+        }
+    }
+}
