@@ -224,10 +224,10 @@ def ops():
             tensors[f"{name}.dy"] = dy
 
     x, weight = normal(generator, 5, 24, std=2.0), 1 + normal(generator, 24, std=0.3)
-    # One token of the size of the epsilon's root, and one of zeros.
-    x[3] *= 2e-3
-    x[4] = 0
     add("rms_norm", reference.rms_norm, {"x": x, "weight": weight}, dy_shape=(5, 24))
+    # One token of the size of the epsilon's root, and one of zeros.
+    x = normal(generator, 2, 24, std=3e-3) * torch.tensor([[1.0], [0.0]])
+    add("rms_norm_small", reference.rms_norm, {"x": x, "weight": weight}, dy_shape=(2, 24))
 
     for activation in ("relu2", "silu"):
         gate, up = normal(generator, 4, 18, std=2.0), normal(generator, 4, 18)
