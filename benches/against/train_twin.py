@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Trains the same decoder as `bitnet train`, in PyTorch with the published fake quantization, to compare with.
+"""Trains the same decoder as `bitnet train` in PyTorch, with the published fake quantization, to compare with.
 
-Every BitLinear quantizes its weight and its input on each forward pass and lets gradients through with the detach trick,
-as figures 3 and 4 of "The Era of 1-bit LLMs: Training Tips, Code and FAQ" (microsoft/unilm) have it. The rest is what
-PyTorch offers for speed: its own RMSNorm, attention and AdamW.
+Every BitLinear quantizes its weight and its input on each forward pass and lets gradients through with the detach
+trick, as figures 3 and 4 of "The Era of 1-bit LLMs: Training Tips, Code and FAQ" (microsoft/unilm) have it. The rest is
+what PyTorch offers for speed: its own RMSNorm, attention and AdamW.
 
     python3 benches/against/train_twin.py --preset tiny --steps 60
     python3 benches/against/train_twin.py --preset tiny --steps 2000 --text corpus.txt --validate --seed 0
@@ -80,22 +80,21 @@ class Rotation(nn.Module):
 class Attention(nn.Module):
     def __init__(self, plan, linear):
         super().__init__()
-        hidden, self.heads, self.kv_heads = plan.hidden, plan.heads, plan.kv_heads
-        self.head_dim = hidden // plan.heads
+        hidden, self.head_dim = plan.hidden, plan.hidden // plan.heads
+        self.is_grouped = plan.heads != plan.kv_heads
         self.q_proj = linear(hidden, hidden)
-        self.k_proj = linear(hidden, self.kv_heads * self.head_dim)
-        self.v_proj = linear(hidden, self.kv_heads * self.head_dim)
+        self.k_proj = linear(hidden, plan.kv_heads * self.head_dim)
+        self.v_proj = linear(hidden, plan.kv_heads * self.head_dim)
         self.attn_sub_norm = nn.RMSNorm(hidden, eps=EPSILON)
         self.o_proj = linear(hidden, hidden)
 
     def forward(self, x, rotation):
         q, k, v = (
-            project(x).unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
-            for project, heads in [(self.q_proj, self.heads), (self.k_proj, self.kv_heads), (self.v_proj, self.kv_heads)]
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        is_grouped = self.heads != self.kv_heads
         h = functional.scaled_dot_product_attention(
-            rotation(q), rotation(k), v, is_causal=True, enable_gqa=is_grouped
+            rotation(q), rotation(k), v, is_causal=True, enable_gqa=self.is_grouped
         )
         return self.o_proj(self.attn_sub_norm(h.transpose(1, 2).flatten(2)))
 
@@ -243,7 +242,9 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--optimizer", choices=["fused", "foreach"], default="fused", help="PyTorch's form of AdamW")
     parser.add_argument("--compile", action="store_true", help="compile the model")
-    parser.add_argument("--text", type=pathlib.Path, help="file to train on, first nine tenths; random bytes without it")
+    parser.add_argument(
+        "--text", type=pathlib.Path, help="file to train on, first nine tenths; random bytes without it"
+    )
     parser.add_argument("--validate", action="store_true", help="the loss over the whole last tenth, at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -271,8 +272,8 @@ def main():
         return
     slow, fast = result["tokens_per_second_quartiles"]
     print(f"{result['parameters']} parameters, {result['seconds']:.1f} s")
-    print(f"{result['tokens_per_second']:.0f} tokens/s (quartiles {slow:.0f} to {fast:.0f}, load {result['load'][0]:.1f}), "
-          f"{result['tokens_per_processor_second']:.0f} a processor second")
+    print(f"{result['tokens_per_second']:.0f} tokens/s, quartiles {slow:.0f} to {fast:.0f}")
+    print(f"{result['tokens_per_processor_second']:.0f} tokens a processor second, load {result['load'][0]:.1f}")
     print(f"train loss {result['train_loss']:.4f} (last 50 steps), validation loss {result['valid_loss']}")
 
 

@@ -77,8 +77,8 @@ def byte_tokenizer():
 def losses(conversations, vocab):
     """Losses of the conversations, one after the other, under logits that a formula gives exactly in f32.
 
-    `logits[t][v] = ((37 t + 101 v) mod 1021) / 128 - 4`, where `t` counts the tokens of all conversations. The logits at
-    a token are for the next token of the same conversation, and count where that one's mask is 1.
+    `logits[t][v] = ((37 t + 101 v) mod 1021) / 128 - 4`, where `t` counts the tokens of all conversations. The logits
+    at a token are for the next token of the same conversation, and count where that one's mask is 1.
     """
     total, count, means, start = 0.0, 0, [], 0
     for conversation in conversations:

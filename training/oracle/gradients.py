@@ -3,9 +3,9 @@
 
     python3 training/oracle/gradients.py crates/fixtures/data/training
 
-README.md, beside this file, lists what is in the files. Before anything is written, every value is computed again in
-f64, and every BitLinear's gradients once more from their formulas; and no quantized value may be so near to a rounding
-tie that another order of additions could tip it, except where ties are the case's subject.
+README.md, beside this file, lists what is in the files. Before anything is written, every value is computed again: a
+BitLinear's from its formulas in f64, the other layers' in f64, the model's by transformers. And no quantized value may
+be so near to a rounding tie that another order of additions could tip it, except where ties are the case's subject.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 
 import torch
 from safetensors.torch import save_file
+from transformers import BitNetConfig, BitNetForCausalLM
+from transformers.integrations.bitnet import AutoBitLinear
 
 import reference
 
@@ -34,9 +36,9 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     for name, write in [("bit_linear", bit_linear), ("ops", ops), ("block", block), ("model", model)]:
         tensors, metadata = write()
-        tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         path = out / f"{name}.safetensors"
-        save_file(tensors, path, metadata)
+        # No two of a file's tensors may share memory.
+        save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path, metadata)
         print(f"{path}: {len(tensors)} tensors, {path.stat().st_size} bytes", file=sys.stderr)
 
 
@@ -305,7 +307,7 @@ def block():
 
 
 def model():
-    shape = {"vocab": 61, "layers": 2, "hidden": 24, "heads": 3, "kv_heads": 1, "head_dim": 8, "ffn": 40}
+    shape = {"vocab": 61, "layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "ffn": 40}
     sizes = {"model.embed_tokens.weight": (shape["vocab"], shape["hidden"])}
     for layer in range(shape["layers"]):
         sizes |= reference.block_shapes(f"model.layers.{layer}.", shape)
@@ -324,8 +326,39 @@ def model():
         return reference.masked_mean_loss(logits, targets, mask)
 
     loss, gradients = run(function, list(weights.values()), None)
+    check_against_transformers(shape, weights, (ids, targets, mask), logits, dict(zip(sizes, gradients)))
     tensors = {"ids": ids, "targets": targets, "mask": mask, "segments": torch.tensor(SEGMENTS)}
     return tensors | {"logits": logits, "loss": loss} | stored(weights, gradients), described(shape)
+
+
+def check_against_transformers(shape, weights, batch, logits, gradients):
+    """Its BitNet model with its own quantization-aware layers, sequence by sequence."""
+    config = BitNetConfig(
+        vocab_size=shape["vocab"],
+        hidden_size=shape["hidden"],
+        intermediate_size=shape["ffn"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rms_norm_eps=1e-5,
+        hidden_act="relu2",
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    theirs = BitNetForCausalLM(config).float()
+    for name, layer in list(theirs.model.named_modules()):
+        if isinstance(layer, torch.nn.Linear):
+            ternary = AutoBitLinear(layer.in_features, layer.out_features, bias=False, online_quant=True)
+            theirs.model.set_submodule(name, ternary)
+    theirs.model.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    ids, targets, mask = batch
+    outputs = torch.cat([theirs(sequence[None]).logits[0] for sequence in ids.split(SEGMENTS)])
+    reference.masked_mean_loss(outputs, targets, mask).backward()
+    check_close(outputs.detach(), logits, AGREEMENT)
+    for name, parameter in theirs.named_parameters():
+        check_close(parameter.grad, gradients[name], AGREEMENT)
 
 
 def stored(weights, gradients):

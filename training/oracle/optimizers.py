@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes parameters after each of a few steps of AdamW with clipped gradients, and of Muon, computed by PyTorch in f32.
 
-    python3 training/oracle/optimizers.py crates/fixtures/data/training
+python3 training/oracle/optimizers.py crates/fixtures/data/training
 """
 
 import argparse
@@ -56,8 +56,8 @@ def adamw():
 def muon():
     """Three steps for a wide and a tall matrix.
 
-    PyTorch's own optimizer iterates in bf16. So the steps here are written out in f32, and PyTorch's must agree as far as
-    bf16 goes.
+    PyTorch's own optimizer iterates in bf16. So the steps here are written out in f32, and PyTorch's must agree as far
+    as bf16 goes.
     """
     settings = {
         "lr": 0.02,
@@ -100,8 +100,11 @@ def muon():
 
 
 def muon_step(weight, gradient, momentum, settings):
-    """The weight and the momentum after a step (Jordan et al., "Muon: An optimizer for hidden layers", with the scale of Liu
-    et al., arXiv 2502.16982, eq. 4)."""
+    """The weight and the momentum after a step.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks"; the scale is Liu et al.'s, "Muon is
+    scalable for LLM training" (arXiv 2502.16982).
+    """
     beta = settings["momentum"]
     momentum = beta * momentum + (1 - beta) * gradient
     update = orthogonalized(beta * momentum + (1 - beta) * gradient, settings)

@@ -64,8 +64,8 @@ class Margins:
 def bit_linear(x, weight, granularity="tensor", activations="int8", lambda_=1.0, margins=None):
     """`x [tokens, cols]` times a ternary `weight [rows, cols]`.
 
-    Both operands are `v + lambda (q(v) - v).detach()`. For `lambda_ = 1` and int8 activations the value is replaced by that
-    of the integer product, scaled after it; the graph, and so the gradients, stay those of the detach trick.
+    Both operands are `v + lambda (q(v) - v).detach()`. For `lambda_ = 1` and int8 activations the value is replaced by
+    that of the integer product, scaled after it; the graph, and so the gradients, stay those of the detach trick.
     """
     trits, gamma, weight_margin = quantize_weight(weight, granularity)
     spread = shared(gamma, weight, granularity)
@@ -85,7 +85,10 @@ def bit_linear(x, weight, granularity="tensor", activations="int8", lambda_=1.0,
 
 
 def integer_product(codes, multiplier, trits, gamma, granularity):
-    """Exact dot products, then the scales: `dot * (gamma / s)`, or `(dot_0 gamma_0 + dot_1 gamma_1 + ...) / s` by groups."""
+    """Exact dot products, then the scales.
+
+    `dot * (gamma / s)`, or by groups `(dot_0 gamma_0 + dot_1 gamma_1 + ...) / s`.
+    """
     dtype = codes.dtype
     codes, trits = codes.long(), trits.long()
     if not granularity.startswith("group:"):
@@ -111,7 +114,10 @@ def positions(segments):
 
 
 def rope(x, at, theta=10000.0):
-    """Rotates element `i` of each head of `x [tokens, heads, dim]` with element `i + dim / 2`; token `t` is at `at[t]`."""
+    """Rotates element `i` of each head of `x [tokens, heads, dim]` with element `i + dim / 2`; token `t` is at `at[t]`.
+
+    Angles are f32 products of position and frequency.
+    """
     half = x.shape[-1] // 2
     frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = (at[:, None].to(x.dtype) * frequency.to(x.dtype)).double()[:, None, :]
@@ -126,9 +132,9 @@ def attention(q, k, v, segments):
     Query head `h` reads KV head `h / (heads / kv_heads)`.
     """
     outputs = []
-    for q, k, v in zip(*(t.split(segments) for t in (q, k, v))):
-        q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    for parts in zip(*(x.split(segments) for x in (q, k, v))):
+        heads_first = [part.transpose(0, 1)[None] for part in parts]
+        out = functional.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
         outputs.append(out[0].transpose(0, 1))
     return torch.cat(outputs)
 
@@ -144,9 +150,7 @@ def block(x, weights, prefix, shape, segments, margins=None):
 
     at = positions(segments)
     h = norm("input_layernorm", x)
-    q, k, v = (
-        linear(f"self_attn.{name}_proj", h).unflatten(-1, (-1, shape["head_dim"])) for name in ("q", "k", "v")
-    )
+    q, k, v = (linear(f"self_attn.{name}_proj", h).unflatten(-1, (-1, shape["head_dim"])) for name in ("q", "k", "v"))
     h = attention(rope(q, at), rope(k, at), v, segments).flatten(1)
     x = x + linear("self_attn.o_proj", norm("self_attn.attn_sub_norm", h))
     h = norm("post_attention_layernorm", x)
