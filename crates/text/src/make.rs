@@ -189,7 +189,8 @@ impl NewTokenizer {
             })
         };
         // `add_prefix_space` and `trim_offsets` of a decoder have no effect, but readers ask for them.
-        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         let file = TokenizerJson {
             version: "1.0",
             truncation: (),
