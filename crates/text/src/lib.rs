@@ -4,6 +4,7 @@
 //! GGUF file ([`GgufVocabulary`]); both give the same ids for the same model. Beside it:
 //!
 //! - [`ChatTemplate`] turns a list of [`Message`]s into the prompt text that a model was tuned on,
+//! - [`NewTokenizer`] makes a vocabulary: of bytes, or of merges learned from texts,
 //! - [`Detokenizer`] turns generated ids into text piece by piece and never emits half a character,
 //! - [`StopStrings`] finds stop strings that span several pieces.
 //!
@@ -34,6 +35,7 @@ mod frame;
 mod gguf;
 mod hf;
 mod jinja;
+mod make;
 mod model;
 mod pre;
 mod sentencepiece;
@@ -48,5 +50,6 @@ pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use gguf::GgufVocabulary;
 pub use hf::HfTokenizer;
+pub use make::{END_OF_TEXT, MakeError, MakeProgress, NewTokenizer, TURN_END, TURN_START};
 pub use stop_strings::{StopPush, StopStrings};
 pub use tokenizer::Tokenizer;
