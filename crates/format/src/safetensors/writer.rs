@@ -5,7 +5,7 @@
 //! reader never sees half a file, and no more than one tensor is ever held in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use safetensors::tensor::TensorInfo;
@@ -174,10 +174,40 @@ impl TensorWriter {
     /// When no tensor of this name was declared, it was written already, `data` is not as long as its type and shape
     /// say, or writing fails.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<(), FormatError> {
-        let index = self.begin(name)?;
-        self.expect_bytes(index, data.len())?;
-        self.put(data)?;
-        self.tensors[index].written = true;
+        self.write_with(name, |out| out.write_all(data))
+    }
+
+    /// Writes a tensor from a function that streams its little-endian bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_with(
+        &mut self,
+        name: &str,
+        data: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), FormatError> {
+        let refuse = |reason: &str| FormatError::tensor(self.target.path(), name, reason);
+        let index = *self.by_name.get(name).ok_or_else(|| refuse("was not declared"))?;
+        let tensor = &mut self.tensors[index];
+        if tensor.written {
+            return Err(refuse("is written twice"));
+        }
+        let wrap = |error| FormatError::io(self.target.path(), error);
+        let begin = self.data_start + tensor.info.data_offsets.0 as u64;
+        // A seek empties the buffer, and tensors often come in the order of their places.
+        if begin != self.position {
+            self.out.seek(SeekFrom::Start(begin)).map_err(wrap)?;
+        }
+        let mut place = Place { out: &mut self.out, room: tensor.bytes, over: 0 };
+        let streamed = data(&mut place);
+        let (stored, over) = (tensor.bytes - place.room, place.over);
+        self.position = begin + stored as u64;
+        streamed.map_err(wrap)?;
+        if stored + over != tensor.bytes {
+            return Err(refuse(&format!("has {} bytes of data instead of {}", stored + over, tensor.bytes)));
+        }
+        tensor.written = true;
         Ok(())
     }
 
@@ -206,51 +236,19 @@ impl TensorWriter {
         values: &[T],
         bytes: impl Fn(T) -> [u8; 4],
     ) -> Result<(), FormatError> {
-        let index = self.begin(name)?;
-        if dtype_of(dtype) != Some(self.tensors[index].info.dtype) {
-            let reason = format!("is declared as {:?} and given as {dtype}", self.tensors[index].info.dtype);
+        if let Some(tensor) = self.by_name.get(name).map(|index| &self.tensors[*index])
+            && dtype_of(dtype) != Some(tensor.info.dtype)
+        {
+            let reason = format!("is declared as {:?} and given as {dtype}", tensor.info.dtype);
             return Err(FormatError::tensor(self.target.path(), name, reason));
         }
-        self.expect_bytes(index, size_of_val(values))?;
-        // In pieces, so that a large tensor is not copied whole.
-        for piece in values.chunks(1 << 16) {
-            let piece: Vec<u8> = piece.iter().flat_map(|value| bytes(*value)).collect();
-            self.put(&piece)?;
-        }
-        self.tensors[index].written = true;
-        Ok(())
-    }
-
-    /// Goes to the place of a tensor.
-    fn begin(&mut self, name: &str) -> Result<usize, FormatError> {
-        let refuse = |reason: &str| FormatError::tensor(self.target.path(), name, reason);
-        let index = *self.by_name.get(name).ok_or_else(|| refuse("was not declared"))?;
-        let tensor = &self.tensors[index];
-        if tensor.written {
-            return Err(refuse("is written twice"));
-        }
-        let place = self.data_start + tensor.info.data_offsets.0 as u64;
-        // A seek empties the buffer, and tensors often come in the order of their places.
-        if place != self.position {
-            self.out.seek(SeekFrom::Start(place)).map_err(|e| FormatError::io(self.target.path(), e))?;
-            self.position = place;
-        }
-        Ok(index)
-    }
-
-    fn expect_bytes(&self, index: usize, found: usize) -> Result<(), FormatError> {
-        let tensor = &self.tensors[index];
-        if found != tensor.bytes {
-            let reason = format!("has {found} bytes of data instead of {}", tensor.bytes);
-            return Err(FormatError::tensor(self.target.path(), &tensor.name, reason));
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, data: &[u8]) -> Result<(), FormatError> {
-        self.out.write_all(data).map_err(|e| FormatError::io(self.target.path(), e))?;
-        self.position += data.len() as u64;
-        Ok(())
+        self.write_with(name, |out| {
+            // In pieces, so that a large tensor is not copied whole.
+            values.chunks(1 << 14).try_for_each(|piece| {
+                let piece: Vec<u8> = piece.iter().flat_map(|value| bytes(*value)).collect();
+                out.write_all(&piece)
+            })
+        })
     }
 
     /// Brings everything to disk and gives the file its name.
@@ -265,5 +263,28 @@ impl TensorWriter {
         let wrap = |error| FormatError::io(self.target.path(), error);
         let file = self.out.into_inner().map_err(|e| wrap(e.into_error()))?;
         self.target.commit(file)
+    }
+}
+
+/// The place of one tensor. What would run over into the next is counted and left out.
+struct Place<'a> {
+    out: &'a mut BufWriter<NamedTempFile>,
+    room: usize,
+    over: usize,
+}
+
+impl Write for Place<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.room == 0 {
+            self.over += data.len();
+            return Ok(data.len());
+        }
+        let n = self.out.write(&data[..data.len().min(self.room)])?;
+        self.room -= n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

@@ -84,6 +84,7 @@ fn what_was_not_declared_so() {
     let mut out = file.create(folder.path().join("m.safetensors"), false).unwrap();
     assert_says(out.write("q", &[]), &["`q`", "not declared"]);
     assert_says(out.write("a", &[0; 7]), &["`a`", "7 bytes", "instead of 8"]);
+    assert_says(out.write("a", &[0; 9]), &["`a`", "9 bytes", "instead of 8"]);
     assert_says(out.write_u32("a", &[1, 2]), &["`a`", "F32", "U32"]);
     assert_says(out.write_f32("a", &[1.0]), &["`a`", "4 bytes"]);
     out.write_f32("a", &[1.0, 2.0]).unwrap();
