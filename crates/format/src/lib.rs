@@ -23,6 +23,7 @@ pub mod blocks;
 mod checkpoint;
 mod config;
 mod error;
+pub mod export;
 pub mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;

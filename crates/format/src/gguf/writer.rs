@@ -36,6 +36,11 @@ impl Writer {
         Self::default()
     }
 
+    /// A file with these keys, which are unique and without `general.alignment`, and no tensors.
+    pub(crate) fn with_metadata(metadata: Metadata) -> Self {
+        Self { metadata, ..Self::default() }
+    }
+
     /// Adds a key. Keys are written in the order they are added.
     ///
     /// # Errors
