@@ -17,11 +17,13 @@
 //! # Ok::<(), bitnet_format::FormatError>(())
 //! ```
 
+mod atomic;
 mod blob;
 pub mod blocks;
 mod checkpoint;
 mod config;
 mod error;
+pub mod export;
 pub mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -36,6 +38,7 @@ pub use checkpoint::{Checkpoint, Container, Metadata, OpenOptions, Source, Sourc
 pub use config::{Activation, ModelConfig, RopeScaling, ScaleDirection};
 pub use error::FormatError;
 pub use gguf::I2sLayout;
+pub use safetensors::{SafetensorsTensorWriter, SafetensorsWriter};
 pub use storage::StorageType;
 pub use tensor_info::TensorInfo;
 pub use tokenizer::{GgufTokenizer, TokenizerSource};

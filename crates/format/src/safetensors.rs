@@ -1,4 +1,6 @@
-//! The safetensors container: one file, or shards under an index.
+//! The safetensors container: reading one file, or shards under an index, and writing one.
+
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -8,6 +10,8 @@ use serde::Deserialize;
 
 use crate::blob::{Blob, Folder};
 use crate::{FormatError, StorageType};
+
+pub use writer::{SafetensorsWriter, TensorWriter as SafetensorsTensorWriter};
 
 /// A tensor of one file.
 #[derive(Debug)]
@@ -53,23 +57,30 @@ pub(crate) fn parse(blob: &Blob) -> Result<Header, FormatError> {
     Ok(Header { tensors, metadata: metadata.into_iter().collect() })
 }
 
+/// The dtypes that are read and written.
+const DTYPES: [(Dtype, StorageType); 13] = [
+    (Dtype::F64, StorageType::F64),
+    (Dtype::F32, StorageType::F32),
+    (Dtype::F16, StorageType::F16),
+    (Dtype::BF16, StorageType::BF16),
+    (Dtype::I64, StorageType::I64),
+    (Dtype::I32, StorageType::I32),
+    (Dtype::I16, StorageType::I16),
+    (Dtype::I8, StorageType::I8),
+    (Dtype::U64, StorageType::U64),
+    (Dtype::U32, StorageType::U32),
+    (Dtype::U16, StorageType::U16),
+    (Dtype::U8, StorageType::U8),
+    (Dtype::BOOL, StorageType::Bool),
+];
+
 fn storage_type(dtype: Dtype) -> Option<StorageType> {
-    Some(match dtype {
-        Dtype::F64 => StorageType::F64,
-        Dtype::F32 => StorageType::F32,
-        Dtype::F16 => StorageType::F16,
-        Dtype::BF16 => StorageType::BF16,
-        Dtype::I64 => StorageType::I64,
-        Dtype::I32 => StorageType::I32,
-        Dtype::I16 => StorageType::I16,
-        Dtype::I8 => StorageType::I8,
-        Dtype::U64 => StorageType::U64,
-        Dtype::U32 => StorageType::U32,
-        Dtype::U16 => StorageType::U16,
-        Dtype::U8 => StorageType::U8,
-        Dtype::BOOL => StorageType::Bool,
-        _ => return None,
-    })
+    DTYPES.iter().find(|(known, _)| *known == dtype).map(|(_, storage)| *storage)
+}
+
+/// The dtype a type is written under.
+fn dtype_of(storage: StorageType) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, known)| *known == storage).map(|(dtype, _)| *dtype)
 }
 
 /// `model.safetensors.index.json`: which shard holds which tensor.

@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use super::value::{Array, Metadata, Value};
 use super::{DEFAULT_ALIGNMENT, types};
+use crate::atomic::Target;
 use crate::{FormatError, StorageType};
 
 /// What will be in the file: metadata and the table of tensors. [`create`](Self::create) begins writing.
@@ -33,6 +34,11 @@ impl Writer {
     /// A file with neither metadata nor tensors.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A file with these keys, which are unique and without `general.alignment`, and no tensors.
+    pub(crate) fn with_metadata(metadata: Metadata) -> Self {
+        Self { metadata, ..Self::default() }
     }
 
     /// Adds a key. Keys are written in the order they are added.
@@ -80,28 +86,13 @@ impl Writer {
     ///
     /// When `path` exists and `overwrite` is false, or writing fails.
     pub fn create(self, path: impl AsRef<Path>, overwrite: bool) -> Result<TensorWriter, FormatError> {
-        let path = path.as_ref();
-        let wrap = |error| FormatError::io(path, error);
-        if !overwrite && path.symlink_metadata().is_ok() {
-            return Err(wrap(io::Error::from(io::ErrorKind::AlreadyExists)));
-        }
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Like any other new file: the umask takes its share. A temporary file is private by default.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.prefix(".gguf-").tempfile_in(folder).map_err(wrap)?;
+        let (target, file) = Target::begin(path.as_ref(), overwrite, ".gguf-")?;
+        let wrap = |error| FormatError::io(target.path(), error);
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let header = self.header();
         out.write_all(&header).map_err(wrap)?;
         pad(&mut out, header.len()).map_err(wrap)?;
-        Ok(TensorWriter { path: path.to_path_buf(), overwrite, out, tensors: self.tensors, next: 0 })
+        Ok(TensorWriter { target, out, tensors: self.tensors, next: 0 })
     }
 
     fn header(&self) -> Vec<u8> {
@@ -135,8 +126,7 @@ impl Writer {
 /// Dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct TensorWriter {
-    path: PathBuf,
-    overwrite: bool,
+    target: Target,
     out: BufWriter<NamedTempFile>,
     tensors: Vec<Declared>,
     next: usize,
@@ -167,16 +157,16 @@ impl TensorWriter {
                 Some(declared) => format!("is given where `{}` is due", declared.name),
                 None => "is given after the last declared tensor".to_string(),
             };
-            return Err(FormatError::tensor(&self.path, name, due));
+            return Err(FormatError::tensor(self.target.path(), name, due));
         };
         let mut counted = Counted { out: &mut self.out, written: 0 };
-        data(&mut counted).map_err(|e| FormatError::io(&self.path, e))?;
+        data(&mut counted).map_err(|e| FormatError::io(self.target.path(), e))?;
         let written = counted.written;
         if written != declared.bytes {
             let reason = format!("has {written} bytes of data instead of {}", declared.bytes);
-            return Err(FormatError::tensor(&self.path, name, reason));
+            return Err(FormatError::tensor(self.target.path(), name, reason));
         }
-        pad(&mut self.out, written).map_err(|e| FormatError::io(&self.path, e))?;
+        pad(&mut self.out, written).map_err(|e| FormatError::io(self.target.path(), e))?;
         self.next += 1;
         Ok(())
     }
@@ -188,13 +178,10 @@ impl TensorWriter {
     /// When a declared tensor is missing, the target has come to exist meanwhile (without `overwrite`), or writing fails.
     pub fn finish(self) -> Result<(), FormatError> {
         if let Some(missing) = self.tensors.get(self.next) {
-            return Err(FormatError::tensor(&self.path, &missing.name, "was never written"));
+            return Err(FormatError::tensor(self.target.path(), &missing.name, "was never written"));
         }
-        let wrap = |error| FormatError::io(&self.path, error);
-        let file = self.out.into_inner().map_err(|e| wrap(e.into_error()))?;
-        file.as_file().sync_all().map_err(wrap)?;
-        let named = if self.overwrite { file.persist(&self.path) } else { file.persist_noclobber(&self.path) };
-        named.map(|_| ()).map_err(|e| wrap(e.error))
+        let file = self.out.into_inner().map_err(|e| FormatError::io(self.target.path(), e.into_error()))?;
+        self.target.commit(file)
     }
 }
 

@@ -1,0 +1,229 @@
+//! A model as a folder that transformers loads.
+
+use std::path::Path;
+
+use bitnet_ternary::{Packing, Scale, TernaryMatrix, quantize};
+use serde_json::Value as Json;
+
+use super::encode::{self, Payload};
+use super::folder::Staging;
+use super::plan::{EMBEDDING, Plan, is_linear};
+use super::{Model, Tensor, TensorData, TensorKind, hugging_face_config as config};
+use crate::{FormatError, SafetensorsTensorWriter, SafetensorsWriter, StorageType, TokenizerSource};
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// Every file that a folder can have.
+const FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    WEIGHTS,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
+
+/// How a folder stores its linears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HuggingFaceForm {
+    /// Four trits a byte, `linear_class` `autobitlinear`: `weight_scale` multiplies. The form of BitNet b1.58 2B-4T.
+    PackedAutoBitLinear,
+    /// Four trits a byte, `linear_class` `bitlinear`: `weight_scale` divides. The form of Falcon-E and Llama3-8B-1.58.
+    /// The divisor is the f32 whose inverse is nearest to the scale: the scale itself where there is one, else a neighbour.
+    PackedBitLinear,
+    /// Floats. Linears given as floats are masters, which a reader quantizes (`quantization_mode` `online`); linears given as
+    /// trits are stored as `trit · scale` in F32, to be used as they are (`offline`, with a `weight_scale` of 1).
+    Master,
+}
+
+impl HuggingFaceForm {
+    pub(super) fn is_packed(self) -> bool {
+        self != Self::Master
+    }
+}
+
+/// Writes a model as a folder at `path`, asking `data` for its tensors in the declared order.
+///
+/// The class is `BitNetForCausalLM` for a model with sub-norms, `Qwen3ForCausalLM` for one with norms of Q and K, and
+/// `LlamaForCausalLM` for one with neither. Scales are stored as F32. The folder takes its name when it is complete; before
+/// that, and after a failure, nothing is there.
+///
+/// # Errors
+///
+/// [`FormatError`] when `path` exists and `overwrite` is false, or is anything but such a folder; when the tensors are not
+/// those of the configuration; when the form or transformers' class has no place for a tensor, a scale or something in the
+/// configuration; when the tokenizer is no `tokenizer.json`, a number does not fit its type, or writing fails. Whatever
+/// `data` fails with.
+pub fn write_hugging_face<E: From<FormatError>>(
+    model: &Model,
+    form: HuggingFaceForm,
+    path: &Path,
+    overwrite: bool,
+    mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
+) -> Result<(), E> {
+    let plan = Plan::new(path, model)?;
+    let dtype = model.tensors.iter().find(|t| t.name == EMBEDDING).map(|t| t.kind);
+    let config_json = config::config(path, model, plan, form, dtype)?;
+    let linears = Linears { path, form };
+    let mut writer = SafetensorsWriter::new();
+    writer.metadata("format", "pt")?;
+    for tensor in &model.tensors {
+        linears.declare(tensor, &mut writer)?;
+    }
+    let staging = Staging::begin(path, overwrite, &FILES)?;
+    staging.write("config.json", &config::pretty(&config_json))?;
+    write_tokenizer(&staging, path, model)?;
+    let mut out = writer.create(staging.path(WEIGHTS), false)?;
+    for tensor in &model.tensors {
+        linears.write(tensor, data(tensor)?, &mut out)?;
+    }
+    out.finish()?;
+    Ok(staging.finish()?)
+}
+
+fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<(), FormatError> {
+    let generation = match &model.tokenizer {
+        TokenizerSource::Gguf(tokenizer) => {
+            let what = format!("the vocabulary of a GGUF file ({}) as tokenizer.json", tokenizer.path.display());
+            return Err(FormatError::unsupported(path, what));
+        }
+        TokenizerSource::Missing => None,
+        TokenizerSource::Hf { path, tokenizer_json, tokenizer_config, chat_template, generation_config } => {
+            let tokenizer: Json =
+                serde_json::from_slice(tokenizer_json).map_err(|e| FormatError::damaged(path, e.to_string()))?;
+            let tokens = config::token_count(&tokenizer);
+            if tokens > model.config.vocab_size as u64 {
+                let what = format!("{tokens} tokens with an embedding of {} rows", model.config.vocab_size);
+                return Err(FormatError::unsupported(path, what));
+            }
+            staging.write("tokenizer.json", tokenizer_json)?;
+            let tokenizer_config = match tokenizer_config {
+                Some(config) => config.clone(),
+                None => config::tokenizer_config(&model.config, &tokenizer),
+            };
+            staging.write("tokenizer_config.json", &config::pretty(&tokenizer_config))?;
+            if let Some(template) = chat_template {
+                staging.write("chat_template.jinja", template.as_bytes())?;
+            }
+            generation_config.as_ref()
+        }
+    };
+    staging.write("generation_config.json", &config::pretty(&config::generation_config(&model.config, generation)))
+}
+
+/// How tensors are named, stored and written.
+struct Linears<'a> {
+    path: &'a Path,
+    form: HuggingFaceForm,
+}
+
+impl Linears<'_> {
+    fn declare(&self, tensor: &Tensor, writer: &mut SafetensorsWriter) -> Result<(), FormatError> {
+        let refuse = |reason: &str| Err(FormatError::tensor(self.path, &tensor.name, reason));
+        let scale = || format!("{}_scale", tensor.name);
+        match tensor.kind {
+            TensorKind::Ternary if !is_linear(&tensor.name) => {
+                refuse("is ternary, and transformers has only linears so")?;
+            }
+            TensorKind::Ternary if self.form.is_packed() => {
+                let [rows, cols] = [tensor.shape[0], tensor.shape[1]];
+                if !rows.is_multiple_of(4) {
+                    refuse(&format!("has {rows} rows, and four share a byte"))?;
+                }
+                writer.tensor(&tensor.name, StorageType::U8, &[rows / 4, cols])?;
+                writer.tensor(&scale(), StorageType::F32, &[1])?;
+            }
+            TensorKind::Ternary => {
+                writer.tensor(&tensor.name, StorageType::F32, &tensor.shape)?;
+                writer.tensor(&scale(), StorageType::F32, &[1])?;
+            }
+            TensorKind::Floats(_) | TensorKind::Stored(_) if self.form.is_packed() && is_linear(&tensor.name) => {
+                refuse("is not ternary, and a packed folder holds trits")?;
+            }
+            TensorKind::Floats(dtype) | TensorKind::Stored(dtype) => {
+                writer.tensor(&stored_name(&tensor.name), dtype, &tensor.shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, tensor: &Tensor, data: TensorData, out: &mut SafetensorsTensorWriter) -> Result<(), FormatError> {
+        let (TensorKind::Floats(dtype) | TensorKind::Stored(dtype)) = tensor.kind else {
+            let matrix = encode::matrix(self.path, tensor, data)?;
+            return self.write_matrix(tensor, &matrix, out);
+        };
+        let payload = Payload::plain(self.path, tensor, data, dtype)?;
+        out.write_with(&stored_name(&tensor.name), |out| payload.write_to(out))
+    }
+
+    fn write_matrix(
+        &self,
+        tensor: &Tensor,
+        matrix: &TernaryMatrix,
+        out: &mut SafetensorsTensorWriter,
+    ) -> Result<(), FormatError> {
+        let refuse = |reason: String| FormatError::tensor(self.path, &tensor.name, reason);
+        let scale_name = format!("{}_scale", tensor.name);
+        if self.form == HuggingFaceForm::Master {
+            let floats = matrix.to_f32();
+            if quantize::already_ternary(&floats, matrix.rows(), matrix.cols()).as_ref() != Some(matrix) {
+                return Err(refuse("could not be told from a master by its floats: pack it".to_string()));
+            }
+            out.write_f32(&tensor.name, &floats)?;
+            return out.write_f32(&scale_name, &[1.0]);
+        }
+        let scale = match matrix.scale() {
+            // Of a matrix of zeros any scale is right, and none is stored by some formats.
+            Scale::Tensor(0.0) if matrix.zero_fraction() == 1.0 => 1.0,
+            Scale::Tensor(scale) => *scale,
+            other => {
+                let reason = format!("has {}, where a packed folder has one for the tensor", other.granularity());
+                return Err(refuse(reason));
+            }
+        };
+        let stored = if self.form == HuggingFaceForm::PackedBitLinear { divisor(scale) } else { scale };
+        if !(stored.is_normal() && (1.0 / stored).is_finite()) {
+            return Err(refuse(format!("has the scale {scale:e}, which cannot be stored as a weight_scale")));
+        }
+        let packed = encode::pack(self.path, &tensor.name, Packing::HfPacked, matrix)?;
+        out.write_with(&tensor.name, |out| packed.write_to(out))?;
+        out.write_f32(&scale_name, &[stored])
+    }
+}
+
+/// The number whose inverse is nearest to `scale`. The nearest to the inverse need not be that number.
+fn divisor(scale: f32) -> f32 {
+    let inverse = 1.0 / scale;
+    let error = |divisor: f32| (f64::from(1.0 / divisor) - f64::from(scale)).abs();
+    let closer = |best: f32, other: f32| if error(other) < error(best) { other } else { best };
+    [inverse.next_down(), inverse.next_up()].into_iter().fold(inverse, closer)
+}
+
+/// The norm before a linear has another name in transformers.
+fn stored_name(name: &str) -> String {
+    match name.strip_suffix("_proj.norm.weight") {
+        Some(linear) => format!("{linear}_proj.rms_norm.weight"),
+        None => name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::divisor;
+
+    #[test]
+    fn divisors_give_their_scale_back_to_the_last_bit_but_one() {
+        let mut exact = 0;
+        for i in 0..10_000u32 {
+            let scale = f32::from_bits(0x3c00_0000 + i * 1_234);
+            let back = 1.0 / divisor(scale);
+            assert!(back.to_bits().abs_diff(scale.to_bits()) <= 1, "{scale:e} came back as {back:e}");
+            exact += u32::from(back == scale);
+        }
+        assert!(exact > 8_000, "{exact} of 10000");
+        // What another program stored is found again.
+        for stored in [1.0f32, 37.5, 1.0 / 0.02, 0.3, 6.15e3] {
+            assert_eq!(1.0 / divisor(1.0 / stored), 1.0 / stored);
+        }
+    }
+}

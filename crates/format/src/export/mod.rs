@@ -1,0 +1,100 @@
+//! Whole models as files: GGUF, and folders as Hugging Face lays them out.
+//!
+//! A [`Model`] says what will be written: configuration, tokenizer and the list of tensors. Their data is asked for one
+//! tensor at a time, so memory is bounded by the largest. Trits and their scales are stored as they are given: nothing
+//! is quantized or measured again on the way. What a format cannot hold is an error that names the tensor, or the part of the
+//! configuration or tokenizer, and leaves nothing behind.
+//!
+//! ```no_run
+//! use bitnet_format::export::{self, GgufOptions, Model};
+//!
+//! let source = bitnet_format::open("packed-folder")?;
+//! let model = Model::of(&source, "packed-folder")?;
+//! export::write_gguf(&model, &GgufOptions::default(), "model.gguf".as_ref(), false, |tensor| tensor.read(&source))?;
+//! # Ok::<(), bitnet_format::FormatError>(())
+//! ```
+
+mod encode;
+mod fidelity;
+mod folder;
+mod gguf;
+mod gguf_keys;
+mod hugging_face;
+mod hugging_face_config;
+mod plan;
+mod source;
+mod vocabulary;
+
+use bitnet_ternary::TernaryMatrix;
+use bytes::Bytes;
+
+pub use gguf::{Architecture, GgufOptions, write_gguf};
+pub use hugging_face::{HuggingFaceForm, write_hugging_face};
+
+use crate::{ModelConfig, StorageType, TokenizerSource};
+
+/// A model to be written. Its tensors are those of one decoder, with nothing missing and nothing left over: what
+/// [`ModelConfig`] asks for, and optional parts (sub-norms, a head, norms of Q and K, a norm before each linear) in every
+/// layer or in none.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Name of the model for those who look into the file.
+    pub name: String,
+    /// Hyperparameters. What is particular to the container it came from (`architecture`, `weight_scale`) is not taken over.
+    pub config: ModelConfig,
+    /// The tokenizer's files, the chat template among them.
+    pub tokenizer: TokenizerSource,
+    /// The tensors in the order in which their data is asked for.
+    pub tensors: Vec<Tensor>,
+}
+
+/// A tensor before its data is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Canonical Hugging Face name, such as `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    /// Outermost dimension first: `[rows, cols]` of a matrix, which for a linear are `[out_features, in_features]`.
+    pub shape: Vec<usize>,
+    /// What its data will be and how it is to be stored.
+    pub kind: TensorKind,
+}
+
+/// What a tensor's data will be and how it is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorKind {
+    /// Trits with scales, stored as the format's options say.
+    Ternary,
+    /// Numbers, stored as `F32`, `F16` or `BF16`. Norms of a GGUF are stored as `F32` whatever is said here, because the
+    /// programs that read them need it.
+    Floats(StorageType),
+    /// Bytes of a stored type, passed through. Not for ternary packings.
+    Stored(StorageType),
+}
+
+/// The data of one tensor.
+#[derive(Debug, Clone)]
+pub enum TensorData {
+    /// For [`TensorKind::Ternary`].
+    Ternary(TernaryMatrix),
+    /// For [`TensorKind::Floats`], row-major.
+    Floats(Vec<f32>),
+    /// For [`TensorKind::Stored`].
+    Stored(Bytes),
+}
+
+impl Tensor {
+    /// A ternary matrix.
+    pub fn ternary(name: impl Into<String>, rows: usize, cols: usize) -> Self {
+        Self { name: name.into(), shape: vec![rows, cols], kind: TensorKind::Ternary }
+    }
+
+    /// Numbers that are stored as `storage`.
+    pub fn floats(name: impl Into<String>, shape: &[usize], storage: StorageType) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), kind: TensorKind::Floats(storage) }
+    }
+
+    /// Bytes that are of type `storage` already.
+    pub fn stored(name: impl Into<String>, shape: &[usize], storage: StorageType) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), kind: TensorKind::Stored(storage) }
+    }
+}
