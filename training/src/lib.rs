@@ -1,1 +1,4 @@
 //! Training of 1.58-bit (ternary) language models, from text to a file that the engine runs.
+
+pub mod metrics;
+pub mod schedule;
