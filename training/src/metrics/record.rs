@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// What is known once an optimizer step is taken.
 ///
+/// Serde is meant for JSON alone: numbers are stored so that NaN, infinity and every last bit come back.
+///
 /// Everything but `elapsed_seconds` and `tokens_per_second` is a function of the data, the configuration and the seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -86,24 +88,19 @@ impl StepRecord {
     }
 }
 
-/// JSON has no NaN and no infinity, and a run that diverges has both: they are strings.
+/// JSON has no NaN and no infinity, and a run that diverges has both: they are strings. Numbers are read by the standard
+/// library, to the last bit; serde_json's own reader may miss that by one.
 mod any_float {
     use serde::{Deserialize, Deserializer, Serializer, de};
+    use serde_json::value::RawValue;
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         if value.is_finite() { serializer.serialize_f64(*value) } else { serializer.collect_str(value) }
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a number, \"NaN\", \"inf\" or \"-inf\"")]
-        enum Float {
-            Finite(f64),
-            Spelled(String),
-        }
-        match Float::deserialize(deserializer)? {
-            Float::Finite(value) => Ok(value),
-            Float::Spelled(text) => text.parse().map_err(|_| de::Error::custom(format!("`{text}` is no number"))),
-        }
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        let text = value.get();
+        text.trim_matches('"').parse().map_err(|_| de::Error::custom(format!("`{text}` is no number")))
     }
 }

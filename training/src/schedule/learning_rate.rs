@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::spelling::{Spelling, serde_as_spelled};
+use super::spelling::{Spelling, magnitude, serde_as_spelled};
 use super::{Progress, ScheduleError, Span};
 
 /// A learning rate: a linear warm-up to `peak`, then whatever `schedule` makes of it.
@@ -14,6 +14,7 @@ use super::{Progress, ScheduleError, Span};
 #[serde(deny_unknown_fields)]
 pub struct LearningRate {
     /// The highest rate.
+    #[serde(deserialize_with = "magnitude")]
     pub peak: f64,
     /// How long the rate takes to get there. Step `s` of `n`, counted from 0, has `(s + 1) / n` of the rate, so that no
     /// step is wasted on a rate of 0.

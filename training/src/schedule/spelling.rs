@@ -1,5 +1,7 @@
 //! `name:key=value,key=value`, the way every schedule is spelled.
 
+use serde::{Deserialize, Deserializer, de};
+
 use super::ScheduleError;
 
 /// A spelled schedule, taken apart. Options are taken out one by one; what is left over is a mistake.
@@ -76,3 +78,12 @@ macro_rules! serde_as_spelled {
     };
 }
 pub(super) use serde_as_spelled;
+
+/// Serde of a rate or a decay: finite and not below 0.
+pub fn magnitude<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(de::Error::custom(format!("a finite number that is not negative is needed, not {value}")))
+}

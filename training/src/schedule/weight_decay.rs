@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::spelling::{Spelling, serde_as_spelled};
+use super::spelling::{Spelling, magnitude, serde_as_spelled};
 use super::{Progress, ScheduleError};
 
 /// A weight decay and what becomes of it. There is no warm-up.
@@ -14,6 +14,7 @@ use super::{Progress, ScheduleError};
 #[serde(deny_unknown_fields)]
 pub struct WeightDecay {
     /// The decay that the run begins with; the optimizer multiplies it by the learning rate.
+    #[serde(deserialize_with = "magnitude")]
     pub value: f64,
     /// What becomes of it.
     #[serde(default)]
