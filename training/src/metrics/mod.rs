@@ -19,3 +19,5 @@ pub use log::MetricsLog;
 pub use progress::{Limits, ProgressLine};
 pub use record::{LayerQuantization, StepRecord, Validation};
 pub use summary::{Outcome, final_line};
+
+pub(crate) use replace::replace;
