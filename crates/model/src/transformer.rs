@@ -67,6 +67,24 @@ impl Transformer {
         &self.config
     }
 
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The model with packed weights, without gradients: what it computed, it still computes to the bit.
+    ///
+    /// # Errors
+    /// When a latent weight is NaN or infinite, or a linear is a float layer.
+    pub fn pack(&self) -> Result<Self, ModelError> {
+        let mut packed = self.valid();
+        packed.device = self.device.clone().inner();
+        for linear in packed.linears_mut() {
+            *linear = linear.pack()?;
+        }
+        Ok(packed)
+    }
+
     /// An empty cache for at most `limit` tokens, and never more than the model's context.
     pub fn cache(&self, limit: usize, format: CacheFormat) -> KvCache {
         let ModelConfig { num_kv_heads, head_dim, context_length, .. } = self.config;

@@ -58,6 +58,11 @@ impl LatentWeight {
         }
     }
 
+    /// Whether the layer has trits at all.
+    pub fn is_quantized(&self) -> bool {
+        self.granularity().is_some()
+    }
+
     fn granularity(&self) -> Option<Granularity> {
         match self.how {
             Quantization::None => None,

@@ -4,6 +4,8 @@ mod bits;
 mod latent;
 mod packed;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bitnet_kernels::Gate;
 use bitnet_kernels::ops::training::Quantization;
 use bitnet_kernels::ops::{self, Activations};
@@ -59,6 +61,9 @@ pub struct BitLinear {
     d_input: usize,
     #[module(skip)]
     activations: Activations,
+    /// The largest magnitude among the inputs, where someone wants to know.
+    #[module(skip)]
+    watch: Option<Arc<Mutex<f32>>>,
 }
 
 /// The weights of a [`BitLinear`].
@@ -89,7 +94,7 @@ impl BitLinear {
     pub fn with_bits(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
         let d_input = matrix.cols();
         let weight = Weight::Packed(PackedWeight::new(matrix, bits, device)?);
-        Ok(Self { weight, norm: None, d_input, activations: Activations::Int8 })
+        Ok(Self { weight, norm: None, d_input, activations: Activations::Int8, watch: None })
     }
 
     /// From float weights `[d_output, d_input]`, quantized by absmean and packed.
@@ -116,7 +121,7 @@ impl BitLinear {
             }
         }
         let weight = Weight::Latent(LatentWeight::new(Param::from_tensor(weight), how));
-        Self { weight, norm: None, d_input, activations }
+        Self { weight, norm: None, d_input, activations, watch: None }
     }
 
     /// The layer with an RMSNorm before its quantizer.
@@ -164,6 +169,7 @@ impl BitLinear {
     fn run<const N: usize>(layers: [&BitLinear; N], x: Tensor<2>, norm: Option<&RmsNorm>) -> [Tensor<2>; N] {
         if let Some(Weight::Latent(first)) = layers.first().map(|layer| &layer.weight) {
             let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+            layers.iter().for_each(|layer| layer.watch(&x));
             return ops::training::quantized_linears(x, layers.map(BitLinear::latent_weight), first.quantization());
         }
         let packed = layers.map(|layer| match &layer.weight {
@@ -240,6 +246,25 @@ impl BitLinear {
         match &mut self.weight {
             Weight::Packed(_) => None,
             Weight::Latent(weight) => Some(weight),
+        }
+    }
+
+    /// From now on a layer in training remembers the largest magnitude among its inputs, at the price of reading it back in
+    /// every forward pass.
+    pub fn watch_inputs(&mut self) {
+        self.watch = Some(Arc::default());
+    }
+
+    /// The largest magnitude among the inputs of the quantizer since [`BitLinear::watch_inputs`].
+    pub fn largest_input(&self) -> Option<f32> {
+        self.watch.as_ref().map(|largest| *largest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn watch(&self, x: &Tensor<2>) {
+        if let Some(largest) = &self.watch {
+            let found = x.clone().inner().abs().max().into_scalar::<f32>();
+            let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
+            *largest = largest.max(found);
         }
     }
 
