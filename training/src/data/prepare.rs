@@ -16,7 +16,7 @@ use super::{
     document::Document,
     formats,
     source::DataFile,
-    split::{self, HeldOut},
+    split::{self, HeldOut, Split},
     tokenize::Encoder,
 };
 
@@ -146,26 +146,24 @@ impl<'a> Prepare<'a> {
             _ => Origin::Tokenized,
         };
         let separator = self.source.separator.as_deref();
-        let create = || -> Result<_, DataError> { Ok([self.writer(&paths[0], key)?, self.writer(&paths[1], key)?]) };
-        let mut writers = create()?;
-        match split::few(&files, separator)? {
-            Some(documents) => {
+        let mut writers = [self.writer(&paths[0], key)?, self.writer(&paths[1], key)?];
+        match split::plan(&files, separator, self.one_in)? {
+            Split::Few(documents) => {
                 let total = files.iter().map(|file| file.size).sum();
+                let encoder = self.encoder(&files)?;
                 let (train, valid) = split::cut(documents);
+                let bytes: usize = train.iter().chain(&valid).map(|document| document.content.len()).sum();
+                let mut before = 0;
                 for (documents, writer) in [train, valid].iter().zip(&mut writers) {
-                    for masked in self.encoder(&files)?.encode(documents, &mut |_| {})? {
-                        writer.push(&masked)?;
-                    }
-                }
-                progress(Progress::Tokenizing { done: total, total });
-            }
-            None => {
-                let smallest = self.tokenize(&files, separator, HeldOut::OneIn(self.one_in), &mut writers, progress)?;
-                if writers[1].documents() == 0 {
-                    writers = create()?;
-                    self.tokenize(&files, separator, HeldOut::Hash(smallest), &mut writers, progress)?;
+                    let tokenized = encoder.encode(documents, &mut |part| {
+                        let done = u128::from(total) * (before + part) as u128 / bytes.max(1) as u128;
+                        progress(Progress::Tokenizing { done: done as u64, total });
+                    })?;
+                    tokenized.iter().try_for_each(|masked| writer.push(masked))?;
+                    before += documents.iter().map(|document| document.content.len()).sum::<usize>();
                 }
             }
+            Split::Many(held_out) => self.tokenize(&files, separator, held_out, &mut writers, progress)?,
         }
         writers.into_iter().try_for_each(Writer::finish)?;
         Ok(([reopen(&paths[0], &key)?, reopen(&paths[1], &key)?], origin))
@@ -240,8 +238,7 @@ impl<'a> Prepare<'a> {
         Ok(hash.finalize().into())
     }
 
-    /// Tokenizes all documents, those that are held out into the last writer, the others into the first. Returns the
-    /// smallest hash of a document.
+    /// Tokenizes all documents, those that are held out into the last writer, the others into the first.
     fn tokenize(
         &self,
         files: &[DataFile],
@@ -249,7 +246,7 @@ impl<'a> Prepare<'a> {
         held_out: HeldOut,
         writers: &mut [Writer],
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<u64, DataError> {
+    ) -> Result<(), DataError> {
         let mut work = Work {
             encoder: self.encoder(files)?,
             held_out,
@@ -259,7 +256,6 @@ impl<'a> Prepare<'a> {
             done: 0,
             waiting: Vec::new(),
             waiting_bytes: 0,
-            smallest: u64::MAX,
         };
         let mut before = 0;
         for file in files {
@@ -269,8 +265,7 @@ impl<'a> Prepare<'a> {
             })?;
             before += file.size;
         }
-        work.flush(before)?;
-        Ok(work.smallest)
+        work.flush(before)
     }
 }
 
@@ -284,7 +279,6 @@ struct Work<'a, 'w> {
     done: u64,
     waiting: Vec<Document>,
     waiting_bytes: usize,
-    smallest: u64,
 }
 
 impl Work<'_, '_> {
@@ -305,9 +299,8 @@ impl Work<'_, '_> {
             (self.progress)(Progress::Tokenizing { done, total });
         })?;
         for (document, masked) in documents.iter().zip(&tokenized) {
-            let hash = document.content.hash();
-            self.smallest = self.smallest.min(hash);
-            let writer = if self.held_out.holds(hash) { self.writers.last_mut() } else { self.writers.first_mut() };
+            let held_out = self.held_out.holds(document.content.hash());
+            let writer = if held_out { self.writers.last_mut() } else { self.writers.first_mut() };
             writer.map_or(Ok(()), |writer| writer.push(masked))?;
         }
         self.done = at;

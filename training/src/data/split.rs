@@ -15,19 +15,40 @@ pub(crate) const FEW: usize = 20;
 /// Of a few documents, the last tenth of their text is held out.
 const TENTHS_TO_TRAIN: u128 = 9;
 
-/// All documents, when they are fewer than [`FEW`].
-pub(crate) fn few(files: &[DataFile], separator: Option<&str>) -> Result<Option<Vec<Document>>, DataError> {
-    let mut documents = Vec::new();
+/// How the data is to be split.
+pub(crate) enum Split {
+    /// Fewer than [`FEW`] documents, all of them.
+    Few(Vec<Document>),
+    /// More.
+    Many(HeldOut),
+}
+
+/// Looks at documents until it is clear how to split them, which is soon: when there are [`FEW`] and one of those seen
+/// is held out.
+pub(crate) fn plan(files: &[DataFile], separator: Option<&str>, one_in: u64) -> Result<Split, DataError> {
+    let (mut few, mut seen, mut smallest, mut found) = (Vec::new(), 0, u64::MAX, false);
     for file in files {
         let flow = formats::read(file, separator, &mut |document, _| {
-            documents.push(document);
-            Ok(if documents.len() < FEW { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            let hash = document.content.hash();
+            smallest = smallest.min(hash);
+            found |= HeldOut::OneIn(one_in).holds(hash);
+            seen += 1;
+            if seen < FEW {
+                few.push(document);
+            } else {
+                few.clear();
+            }
+            Ok(if seen >= FEW && found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if flow.is_break() {
-            return Ok(None);
+            break;
         }
     }
-    Ok(Some(documents))
+    Ok(match (seen < FEW, found) {
+        (true, _) => Split::Few(few),
+        (false, true) => Split::Many(HeldOut::OneIn(one_in)),
+        (false, false) => Split::Many(HeldOut::Hash(smallest)),
+    })
 }
 
 /// Cuts the documents, one after the other, in two: the first nine tenths of their bytes, and the last tenth. A text is
@@ -60,7 +81,7 @@ pub(crate) enum HeldOut {
     Nothing,
     /// One in so many, by hash.
     OneIn(u64),
-    /// The one with this hash.
+    /// The one with this hash: the smallest, where chance holds none out.
     Hash(u64),
 }
 

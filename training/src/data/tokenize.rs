@@ -1,10 +1,10 @@
 //! Documents as tokens, in parallel.
 
-use bitnet_text::{TextError, Tokenizer};
+use bitnet_text::{Message, TextError, Tokenizer};
 use rayon::prelude::*;
 
 use super::{
-    DataError,
+    DataError, Place,
     chat::{self, Masked},
     document::{Content, Document},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Encoder<'a> {
 /// What one thread does at a time.
 enum Job<'d> {
     Piece(&'d str),
-    Chat(&'d Document),
+    Chat(&'d [Message]),
 }
 
 impl<'a> Encoder<'a> {
@@ -70,7 +70,7 @@ impl<'a> Encoder<'a> {
                     let pieces = self.pieces(text).map_err(DataError::text(&document.place))?;
                     jobs.extend(pieces.into_iter().map(|piece| (i, Job::Piece(piece))));
                 }
-                Content::Chat(_) => jobs.push((i, Job::Chat(document))),
+                Content::Chat(messages) => jobs.push((i, Job::Chat(messages))),
             }
         }
         let mut done = vec![Masked::default(); documents.len()];
@@ -84,7 +84,7 @@ impl<'a> Encoder<'a> {
         while !jobs.is_empty() {
             let group = jobs.split_at(group_len(jobs));
             jobs = group.1;
-            let results: Vec<_> = group.0.par_iter().map(|(i, job)| self.run(job, &documents[*i])).collect();
+            let results: Vec<_> = group.0.par_iter().map(|(i, job)| self.run(job, &documents[*i].place)).collect();
             for ((i, job), result) in group.0.iter().zip(results) {
                 let part = result?;
                 done[*i].tokens.extend(part.tokens);
@@ -113,16 +113,13 @@ impl<'a> Encoder<'a> {
         Ok([&self.before, self.tokenizer.encode_plain(text, false)?.as_slice(), after].concat())
     }
 
-    fn run(&self, job: &Job<'_>, document: &Document) -> Result<Masked, DataError> {
+    fn run(&self, job: &Job<'_>, place: &Place) -> Result<Masked, DataError> {
         match job {
             Job::Piece(text) => {
-                let tokens = self.tokenizer.encode_plain(text, false).map_err(DataError::text(&document.place))?;
+                let tokens = self.tokenizer.encode_plain(text, false).map_err(DataError::text(place))?;
                 Ok(Masked { tokens, loss: Vec::new(), bytes: text.len() as u64 })
             }
-            Job::Chat(document) => match &document.content {
-                Content::Chat(messages) => chat::encode(self.tokenizer, messages, 0, &document.place),
-                Content::Text(_) | Content::Part(_) => Ok(Masked::default()),
-            },
+            Job::Chat(messages) => chat::encode(self.tokenizer, messages, 0, place),
         }
     }
 
@@ -161,7 +158,7 @@ impl Job<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Piece(text) => text.len(),
-            Self::Chat(document) => document.content.len(),
+            Self::Chat(messages) => messages.iter().map(|m| m.content.len()).sum(),
         }
     }
 }
@@ -197,7 +194,6 @@ mod tests {
     use bitnet_text::{GgufVocabulary, NewTokenizer};
 
     use super::*;
-    use crate::data::Place;
 
     fn document(text: &str) -> Document {
         Document { content: Content::Text(text.into()), place: Place::file("a.txt".as_ref()) }

@@ -1,6 +1,11 @@
 //! Parquet tables: a column `text`, or a column `messages` that is a list of groups with `role` and `content`.
 
-use std::{fs::File, ops::ControlFlow, sync::Arc};
+use std::{
+    fs::File,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use parquet::{
     basic::{ConvertedType, Type as Physical},
@@ -15,16 +20,19 @@ use super::{DataError, DataFile, Document, Place, Visit, content};
 pub(super) fn read(file: &DataFile, visit: &mut Visit<'_>) -> Result<ControlFlow<()>, DataError> {
     let whole = Place::file(&file.path);
     let damaged = |e: parquet::errors::ParquetError| DataError::record(&whole, format!("not a Parquet table: {e}"));
-    let reader = SerializedFileReader::new(File::open(&file.path).map_err(DataError::io(&file.path))?);
-    let reader = reader.map_err(damaged)?;
+    let input = File::open(&file.path).map_err(DataError::io(&file.path))?;
+    let reader = guarded(&whole, || SerializedFileReader::new(input))?.map_err(damaged)?;
     let columns = projection(reader.metadata().file_metadata().schema(), &whole)?;
     let total = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
     let mut number = 0u64;
     for group in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group).map_err(damaged)?;
-        for row in RowIter::from_row_group(Some(columns.clone()), &*group).map_err(damaged)? {
+        let group = guarded(&whole, || reader.get_row_group(group))?.map_err(damaged)?;
+        let columns = Some(columns.clone());
+        let mut rows = guarded(&whole, || RowIter::from_row_group(columns, &*group))?.map_err(damaged)?;
+        loop {
+            let place = whole.row(number + 1);
+            let Some(row) = guarded(&place, || rows.next())? else { break };
             number += 1;
-            let place = whole.row(number);
             let row = row.map_err(|e| DataError::record(&place, e.to_string()))?;
             let content = content(&object(&row), &place)?;
             // How far into the file a row is cannot be told; how far into the rows, it can.
@@ -35,6 +43,11 @@ pub(super) fn read(file: &DataFile, visit: &mut Visit<'_>) -> Result<ControlFlow
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Reads a part of a file. The reader panics on some damaged files, and what it had in hand is then of no use.
+fn guarded<T>(place: &Place, read: impl FnOnce() -> T) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| DataError::record(place, "the Parquet table is damaged"))
 }
 
 /// The schema with the one column that is read.
