@@ -48,6 +48,9 @@ pub enum TrainError {
     /// A model file.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// A text.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// Writing a sample.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use bitnet_model::Transformer;
 use bitnet_ternary::{Scale, TernaryMatrix};
-use burn::module::Module;
 
 use crate::TrainError;
 use crate::data::Batch;
@@ -33,7 +32,7 @@ impl Inspector {
     /// # Errors
     /// When a weight is not finite. A float model has no panel: the list is empty.
     pub fn look(&mut self, model: &Transformer, batch: &Batch) -> Result<Vec<LayerQuantization>, TrainError> {
-        let mut watched = model.valid();
+        let mut watched = model.without_gradients();
         watched.linears_mut().for_each(|linear| linear.watch_inputs());
         let device = inner_device(model);
         DeviceBatch::new(batch, &watched, &device, None).loss(&watched);
@@ -57,7 +56,8 @@ impl Inspector {
         let (cols, count) = (matrix.cols(), latents.len().max(1) as f64);
         let zeros = matrix.trits().iter().filter(|trit| **trit == 0).count();
         let scale = matrix.scale();
-        let dead = latents.iter().enumerate().filter(|(i, w)| w.abs() < 0.25 * scale.at(i / cols, i % cols, cols)).count();
+        let dead =
+            latents.iter().enumerate().filter(|(i, w)| w.abs() < 0.25 * scale.at(i / cols, i % cols, cols)).count();
         let gamma = match scale {
             Scale::Tensor(gamma) => f64::from(*gamma),
             Scale::Row(values) | Scale::Group { values, .. } => {

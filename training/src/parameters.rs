@@ -53,9 +53,9 @@ impl Parameters {
             Some((param.id, name.to_string(), Kind::Dense, param.dims().to_vec()))
         });
         let linears = model.linears().flat_map(|(name, linear)| {
-            let latent = linear.latent_weights().map(|weight| {
-                (weight.param().id, format!("{name}.weight"), Kind::Linear, weight.dims().to_vec())
-            });
+            let latent = linear
+                .latent_weights()
+                .map(|weight| (weight.param().id, format!("{name}.weight"), Kind::Linear, weight.dims().to_vec()));
             let norm = linear.norm().map(|norm| {
                 (norm.weight().id, format!("{name}.norm.weight"), Kind::Norm, norm.weight().dims().to_vec())
             });

@@ -103,8 +103,8 @@ impl TokenizerFiles {
             chat_template: chat_template.as_deref(),
             ..HfTokenizer::default()
         };
-        let tokenizer = Tokenizer::from_hf(files)
-            .map_err(|source| TrainError::Tokenizer { path: path.to_path_buf(), source })?;
+        let tokenizer =
+            Tokenizer::from_hf(files).map_err(|source| TrainError::Tokenizer { path: path.to_path_buf(), source })?;
         Ok(Self { tokenizer_json, config, chat_template, tokenizer })
     }
 

@@ -54,6 +54,11 @@ impl LanguageModel {
         Ok(Self { transformer: model, tokenizer, warnings })
     }
 
+    /// A model that is in memory already, with its tokenizer.
+    pub fn new(transformer: Transformer, tokenizer: Tokenizer) -> Self {
+        Self { transformer, tokenizer, warnings: Vec::new() }
+    }
+
     /// The model.
     pub fn transformer(&self) -> &Transformer {
         &self.transformer

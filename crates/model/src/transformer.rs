@@ -77,12 +77,18 @@ impl Transformer {
     /// # Errors
     /// When a latent weight is NaN or infinite, or a linear is a float layer.
     pub fn pack(&self) -> Result<Self, ModelError> {
-        let mut packed = self.valid();
-        packed.device = self.device.clone().inner();
+        let mut packed = self.without_gradients();
         for linear in packed.linears_mut() {
             *linear = linear.pack()?;
         }
         Ok(packed)
+    }
+
+    /// The same model without gradients, its weights as they are.
+    pub fn without_gradients(&self) -> Self {
+        let mut plain = self.valid();
+        plain.device = self.device.clone().inner();
+        plain
     }
 
     /// An empty cache for at most `limit` tokens, and never more than the model's context.

@@ -14,6 +14,8 @@ mod cache;
 mod chat;
 mod corpus;
 mod document;
+#[cfg(feature = "burn")]
+mod each;
 mod error;
 mod formats;
 mod order;
@@ -27,6 +29,8 @@ mod tokenize;
 pub use batch::Batch;
 pub use corpus::Corpus;
 pub use document::{At, Place};
+#[cfg(feature = "burn")]
+pub(crate) use each::each_document;
 pub use error::DataError;
 pub use order::{Blocks, Order};
 pub use pairs::{Pair, Sequence, read_pairs};

@@ -105,7 +105,14 @@ impl Optimizer {
     }
 
     /// The new value of a parameter.
-    fn change(&mut self, id: ParamId, parameter: &Parameter, w: Tensor<1>, gradient: Tensor<1>, size: StepSize) -> Tensor<1> {
+    fn change(
+        &mut self,
+        id: ParamId,
+        parameter: &Parameter,
+        w: Tensor<1>,
+        gradient: Tensor<1>,
+        size: StepSize,
+    ) -> Tensor<1> {
         let (decayed, muon) = (parameter.kind == Kind::Linear, self.uses_muon(parameter));
         let weight_decay = if decayed { size.weight_decay } else { 0.0 };
         match (self.states.remove(&id), muon) {

@@ -36,7 +36,11 @@ pub struct UnknownWord {
 }
 
 /// The choice among `words` that `text` names.
-pub(super) fn choose<T: Copy>(text: &str, words: &[(&'static str, T)], expected: &'static str) -> Result<T, UnknownWord> {
+pub(super) fn choose<T: Copy>(
+    text: &str,
+    words: &[(&'static str, T)],
+    expected: &'static str,
+) -> Result<T, UnknownWord> {
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     found.ok_or_else(|| UnknownWord { found: text.to_string(), expected })
 }

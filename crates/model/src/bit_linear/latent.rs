@@ -63,6 +63,11 @@ impl LatentWeight {
         self.granularity().is_some()
     }
 
+    /// Whether the layer computes with nothing but trits, as it will when it is packed.
+    pub fn is_fully_quantized(&self) -> bool {
+        matches!(self.how, Quantization::Ternary { lambda: 1.0, .. })
+    }
+
     fn granularity(&self) -> Option<Granularity> {
         match self.how {
             Quantization::None => None,

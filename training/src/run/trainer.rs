@@ -1,0 +1,466 @@
+//! The loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bitnet_engine::{GenerationConfig, LanguageModel};
+use bitnet_model::{Initialize, Quantization, Sequences, Transformer, load_trainable, ops::Activations};
+use burn::module::Module;
+use burn::tensor::FloatDType;
+
+use super::{Event, Facts, Observer, RunFolder, RunOptions};
+use crate::TrainError;
+use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
+use crate::data::{Blocks, Dataset, Order, Prepare};
+use crate::export::{ExportFormat, export};
+use crate::gradients::GradientSum;
+use crate::inspect::Inspector;
+use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Thresholds, Validation, alerts, read_jsonl};
+use crate::optimizer::{Optimizer, StepSize};
+use crate::parameters::{Kind, Parameters};
+use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
+use crate::report::{self, RunSummary};
+use crate::schedule::Progress;
+use crate::step::{DeviceBatch, mean_loss};
+use crate::tokenizer::TokenizerFiles;
+
+/// Records that alerts look back on.
+const LOOK_BACK: usize = 200;
+
+/// Tokens of a sample.
+const SAMPLE_TOKENS: usize = 128;
+
+/// Rows of a batch on held-out text.
+const VALID_ROWS: usize = 16;
+
+pub(super) struct Trainer<'a> {
+    options: &'a RunOptions,
+    recipe: &'a Recipe,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    tokenizer: TokenizerFiles,
+    data: Dataset,
+    order: Order,
+    /// `None` only while a step changes it.
+    model: Option<Transformer>,
+    parameters: Parameters,
+    optimizer: Optimizer,
+    inspector: Inspector,
+    log: MetricsLog,
+    recent: Vec<StepRecord>,
+    state: State,
+    sequences: Option<Sequences>,
+    valid: Option<Validation>,
+    resumed_from: Option<u64>,
+}
+
+impl<'a> Trainer<'a> {
+    pub(super) fn new(options: &'a RunOptions, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+        let (recipe, folder) = (&options.recipe, RunFolder::new(&options.out));
+        if options.resume && !folder.is_begun() {
+            return Err(TrainError::NothingToResume(options.out.clone()));
+        }
+        if folder.is_begun() && !options.resume && !options.overwrite {
+            return Err(TrainError::Exists(options.out.clone()));
+        }
+        let tokenizer = if options.resume && folder.tokenizer().exists() {
+            folder.read_tokenizer()?
+        } else {
+            TokenizerFiles::choose(&recipe.tokenizer, &options.source, &mut |_| {})?
+        };
+        let cache = folder.cache();
+        let prepare = Prepare {
+            validation: options.validation.as_ref(),
+            one_in: options.one_in,
+            ..Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, &cache)
+        };
+        let data = prepare.run(&mut |progress| observer.event(Event::Data(progress)))?;
+        observer.event(Event::DataReady(&data.origin));
+        let order = Order::new(&data.train, recipe.model.context, recipe.batch.rows, recipe.seed)?;
+        let model = first_model(options, &tokenizer)?;
+        let identity = DataIdentity {
+            train_tokens: data.train.tokens(),
+            valid_tokens: data.valid.tokens(),
+            vocab_size: tokenizer.tokenizer.vocab_size(),
+        };
+        let checkpoints = folder.checkpoints(recipe.run.keep);
+        let parameters = Parameters::of(&model);
+        let mut trainer = Self {
+            options,
+            recipe,
+            checkpoints,
+            order,
+            parameters,
+            optimizer: Optimizer::new(&recipe.optimizer),
+            inspector: Inspector::default(),
+            model: Some(model),
+            log: match options.resume.then(|| folder.checkpoint(None)).transpose()?.flatten() {
+                None => {
+                    folder.clear()?;
+                    MetricsLog::create(folder.path(), true)?
+                }
+                Some(loaded) => MetricsLog::resume(folder.path(), loaded.state.step)?,
+            },
+            recent: Vec::new(),
+            state: State {
+                step: 0,
+                tokens: 0,
+                elapsed_seconds: 0.0,
+                train_loss: f64::NAN,
+                best: None,
+                data: identity,
+                recipe: recipe.clone(),
+            },
+            sequences: None,
+            valid: None,
+            resumed_from: None,
+            folder,
+            tokenizer,
+            data,
+        };
+        trainer.restore()?;
+        trainer.tokenizer.write(&trainer.folder.tokenizer())?;
+        let path = trainer.folder.recipe();
+        crate::metrics::replace(&path, |file| std::io::Write::write_all(file, recipe.to_toml().as_bytes()))
+            .map_err(TrainError::io(&path))?;
+        Ok(trainer)
+    }
+
+    /// Takes the latest checkpoint up, if the run is to be resumed and has one.
+    fn restore(&mut self) -> Result<(), TrainError> {
+        let loaded = match self.options.resume.then(|| self.folder.checkpoint(None)).transpose()?.flatten() {
+            Some(loaded) => loaded,
+            None => return Ok(()),
+        };
+        let path = self.checkpoints.path(loaded.state.step);
+        let refuse = |what: &str| TrainError::Checkpoint {
+            path: path.clone(),
+            reason: format!("{what} is not what this run has been trained with"),
+        };
+        let (old, new) = (&loaded.state.recipe, self.recipe);
+        let same = [
+            ("the model of the recipe", old.model == new.model),
+            ("the quantization of the recipe", old.quantization == new.quantization),
+            ("the batch of the recipe", old.batch == new.batch),
+            ("the optimizer of the recipe", old.optimizer == new.optimizer),
+            ("the seed", old.seed == new.seed),
+            ("the data", loaded.state.data == self.state.data),
+        ];
+        if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
+            return Err(refuse(what));
+        }
+        let model = self.model.take().expect("no step is under way");
+        self.model = Some(loaded.restore(model, &mut self.optimizer)?);
+        self.inspector = loaded.inspector()?;
+        self.state = State { recipe: self.recipe.clone(), ..loaded.state.clone() };
+        self.resumed_from = Some(self.state.step);
+        let mut records = read_jsonl(self.folder.records())?;
+        self.recent = records.split_off(records.len().saturating_sub(LOOK_BACK));
+        Ok(())
+    }
+
+    fn model(&self) -> &Transformer {
+        self.model.as_ref().expect("no step is under way")
+    }
+
+    fn limits(&self) -> Limits {
+        let run = &self.recipe.run;
+        Limits {
+            steps: (run.max_steps > 0).then_some(run.max_steps),
+            seconds: (run.max_seconds > 0.0).then_some(run.max_seconds),
+        }
+    }
+
+    pub(super) fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let limits = self.limits();
+        observer.event(Event::Begin(&Facts {
+            parameters: self.parameters.total(),
+            ternary: match self.recipe.quantization.weights {
+                WeightsChoice::Ternary => self.parameters.count(Kind::Linear),
+                WeightsChoice::None => 0,
+            },
+            tokens: [self.data.train.tokens(), self.data.valid.tokens()],
+            vocab_size: self.state.data.vocab_size,
+            tokens_per_step: (self.recipe.batch.rows * self.recipe.model.context) as u64,
+            limits,
+            resumed_from: self.resumed_from,
+        }));
+        let (begun, before) = (Instant::now(), self.state.elapsed_seconds);
+        loop {
+            let elapsed = before + begun.elapsed().as_secs_f64();
+            let over = limits.steps.is_some_and(|steps| self.state.step >= steps)
+                || limits.seconds.is_some_and(|seconds| elapsed >= seconds);
+            if over || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let started = Instant::now();
+            let mut record = self.step(elapsed)?;
+            let seconds = started.elapsed().as_secs_f64();
+            self.look(&mut record)?;
+            record.elapsed_seconds = before + begun.elapsed().as_secs_f64();
+            record.tokens_per_second = (record.tokens - self.state.tokens) as f64 / seconds;
+            self.state.tokens = record.tokens;
+            self.state.elapsed_seconds = record.elapsed_seconds;
+            self.log.write(&record)?;
+            let improved = record.valid.is_some_and(|valid| self.improves(valid));
+            observer.event(Event::Step(&record));
+            self.recent.push(record);
+            if self.recent.len() > 2 * LOOK_BACK {
+                self.recent.drain(..LOOK_BACK);
+            }
+            alerts(&self.recent, &Thresholds::default()).iter().for_each(|alert| observer.event(Event::Alert(alert)));
+            if improved || self.state.step.is_multiple_of(self.recipe.run.checkpoint_every.max(1)) {
+                self.save(observer)?;
+            }
+        }
+        self.finish(observer)
+    }
+
+    /// One optimizer step.
+    fn step(&mut self, elapsed: f64) -> Result<StepRecord, TrainError> {
+        let (recipe, step) = (self.recipe, self.state.step);
+        let mut progress = Progress::of_steps(step, recipe.run.max_steps.max(step + 1));
+        if recipe.run.max_seconds > 0.0 {
+            let by_time = Progress::of_time(step, elapsed, recipe.run.max_seconds);
+            progress = if recipe.run.max_steps > 0 { progress.later(by_time) } else { by_time };
+        }
+        let size = StepSize {
+            learning_rate: recipe.optimizer.learning_rate.at(progress),
+            weight_decay: recipe.optimizer.weight_decay.at(progress),
+            gradient_scale: 1.0,
+        };
+        let lambda = recipe.quantization.lambda.at(progress);
+        let mut model = self.model.take().expect("no step is under way");
+        model.set_lambda(lambda as f32);
+
+        let parts = recipe.batch.accumulate;
+        let batches: Vec<_> = (0..parts).map(|part| self.order.batch(step, part, parts)).collect();
+        let targets: usize = batches.iter().map(|batch| batch.loss_targets()).sum();
+        let mut gradients = GradientSum::default();
+        let mut loss = 0.0;
+        for batch in batches.iter().filter(|batch| batch.loss_targets() > 0) {
+            let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
+            let factor = 1.0 / targets as f64;
+            let sum = match recipe.batch.checkpoint_activations {
+                true => batch.backward_checkpointed(&model, factor, &mut gradients),
+                false => batch.backward(&model, factor, &mut gradients),
+            };
+            if !sum.is_finite() {
+                let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
+                let last = self.checkpoints.steps()?.pop().map(|step| self.checkpoints.path(step));
+                return Err(TrainError::NotFinite { step: step + 1, layer, last_good: last });
+            }
+            loss += sum;
+            self.sequences = Some(batch.into_sequences());
+        }
+        let norm = gradients.norm(&self.parameters);
+        let clip = recipe.optimizer.clip;
+        let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let size = StepSize { gradient_scale, ..size };
+        self.model = Some(self.optimizer.step(model, &self.parameters, gradients, size));
+        self.state.step += 1;
+        self.state.train_loss = loss / targets.max(1) as f64;
+        Ok(StepRecord {
+            step: self.state.step,
+            tokens: self.state.tokens + targets as u64,
+            train_loss: self.state.train_loss,
+            learning_rate: size.learning_rate,
+            weight_decay: size.weight_decay,
+            lambda,
+            grad_norm: norm,
+            ..StepRecord::default()
+        })
+    }
+
+    /// What is looked at after some steps.
+    fn look(&mut self, record: &mut StepRecord) -> Result<(), TrainError> {
+        let run = &self.recipe.run;
+        let due = |every: u64| every > 0 && record.step.is_multiple_of(every);
+        let (validate, inspect, sample) = (due(run.validate_every), due(run.inspect_every), due(run.sample_every));
+        if inspect {
+            let batch = self.order.batch(record.step, 0, self.recipe.batch.rows);
+            let layers = self.inspector.look(self.model.as_ref().expect("no step is under way"), &batch)?;
+            record.layers = (!layers.is_empty()).then_some(layers);
+        }
+        if validate || sample {
+            let model = self.runnable()?;
+            if validate {
+                record.valid = Some(self.validate(&model, Some(run.validate_tokens))?);
+                self.valid = record.valid;
+            }
+            if sample {
+                record.sample = Some(self.sample(model)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model as it would run now.
+    fn runnable(&self) -> Result<Transformer, TrainError> {
+        let model = self.model();
+        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
+        let whole = model.linears().filter_map(|(_, l)| l.latent_weights()).all(|w| w.is_fully_quantized());
+        Ok(if quantized && whole { model.pack()? } else { model.without_gradients() })
+    }
+
+    fn validate(&self, model: &Transformer, at_most: Option<u64>) -> Result<Validation, TrainError> {
+        let blocks = Blocks::new(&self.data.valid, self.recipe.model.context, VALID_ROWS, at_most)?;
+        let (loss, tokens) = mean_loss(model, model.device(), blocks);
+        Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens })
+    }
+
+    fn sample(&self, model: Transformer) -> Result<String, TrainError> {
+        let prompt = &self.recipe.run.sample_prompt;
+        let mut ids = self.tokenizer.tokenizer.encode(prompt, true)?;
+        if ids.is_empty() {
+            // A text begins where another one ends.
+            let newline = self.tokenizer.tokenizer.encode("\n", false)?;
+            ids.extend(self.tokenizer.end_of_text().or(newline.first().copied()));
+        }
+        let room = self.recipe.model.context.saturating_sub(ids.len()).max(1);
+        let config = GenerationConfig {
+            max_new_tokens: SAMPLE_TOKENS.min(room),
+            seed: Some(self.recipe.seed),
+            ..GenerationConfig::default()
+        };
+        let model = LanguageModel::new(model, self.tokenizer.tokenizer.clone());
+        let mut session = model.session(self.recipe.model.context);
+        let mut text = prompt.clone();
+        for step in session.generate(&ids, &config)? {
+            text.push_str(&step?.text);
+        }
+        Ok(text)
+    }
+
+    /// Whether a measurement is the best so far, which it then is.
+    fn improves(&mut self, valid: Validation) -> bool {
+        let better = self.state.best.is_none_or(|best| valid.loss < best.loss);
+        if better {
+            self.state.best = Some(Best { step: self.state.step, loss: valid.loss });
+        }
+        better
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        // A checkpoint refers to rows that must not be lost before it.
+        self.log.flush()?;
+        let model = self.model.as_ref().expect("no step is under way");
+        let path = self.checkpoints.save(&self.state, model, &self.optimizer, &self.inspector)?;
+        observer.event(Event::Checkpoint(&path));
+        Ok(())
+    }
+
+    /// The last checkpoint, the files that run, the last measurement, and the report.
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        if self.checkpoints.steps()?.last() != Some(&self.state.step) {
+            self.save(observer)?;
+        }
+        let name = self.options.out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
+        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
+        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
+        let write = |path: &std::path::Path, format| export(self.model(), &self.tokenizer, &name, format, path, true);
+        if quantized {
+            observer.event(Event::Export(&gguf));
+            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
+        }
+        observer.event(Event::Export(&hf));
+        write(&hf, form)?;
+        // Of the file that was written, by the program that runs it; the float twin has no such file.
+        let valid = if quantized {
+            let checkpoint = bitnet_format::open(&gguf)?;
+            let model = bitnet_model::load(&checkpoint, &self.options.device)?.model;
+            self.validate(&model, None)?
+        } else {
+            self.validate(&self.runnable()?, None)?
+        };
+        let outcome = Outcome {
+            steps: self.state.step,
+            tokens: self.state.tokens,
+            train_loss: self.state.train_loss,
+            valid_loss: Some(valid.loss),
+            bits_per_byte: Some(valid.bits_per_byte),
+            tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
+            seconds: self.state.elapsed_seconds,
+            parameters: self.parameters.total(),
+            model: if quantized { gguf } else { hf },
+        };
+        self.log.flush()?;
+        let records = read_jsonl(self.folder.records())?;
+        report::write(self.folder.report(), &self.summary(&name, outcome.clone()), &records, true)?;
+        observer.finish();
+        Ok(outcome)
+    }
+
+    fn summary(&self, name: &str, outcome: Outcome) -> RunSummary {
+        let model = &self.recipe.model;
+        let text = |value: &dyn ToString| value.to_string();
+        let pair = |name: &str, value: String| (name.to_string(), value);
+        RunSummary {
+            title: name.to_string(),
+            command: self.options.command.clone(),
+            recipe: Some(self.recipe.to_toml()),
+            config: vec![
+                pair("layers", text(&model.layers)),
+                pair("hidden", text(&model.hidden)),
+                pair("ffn", text(&model.ffn)),
+                pair("heads", format!("{} ({} for keys and values)", model.heads, model.kv_heads)),
+                pair("context", text(&model.context)),
+                pair("activation", text(&model.activation)),
+                pair("optimizer", text(&self.recipe.optimizer.kind)),
+                pair("rows a step", text(&self.recipe.batch.rows)),
+                pair("seed", text(&self.recipe.seed)),
+            ],
+            parameters: [("linears", Kind::Linear), ("embedding", Kind::Dense), ("norms", Kind::Norm)]
+                .map(|(name, kind)| (name.to_string(), self.parameters.count(kind)))
+                .to_vec(),
+            data: vec![
+                pair("tokenizer", text(&self.recipe.tokenizer)),
+                pair("vocabulary", text(&self.state.data.vocab_size)),
+                pair("training tokens", text(&self.data.train.tokens())),
+                pair("held-out tokens", text(&self.data.valid.tokens())),
+                pair("epochs", format!("{:.2}", self.order.epochs(self.state.step))),
+            ],
+            outcome,
+        }
+    }
+}
+
+/// The model before the first step.
+fn first_model(options: &RunOptions, tokenizer: &TokenizerFiles) -> Result<Transformer, TrainError> {
+    let recipe = &options.recipe;
+    let device = options.device.clone().autodiff();
+    let storage = match recipe.model.embedding {
+        StorageChoice::F32 => FloatDType::F32,
+        StorageChoice::F16 => FloatDType::F16,
+        StorageChoice::Bf16 => FloatDType::BF16,
+    };
+    let quantization = quantization(recipe);
+    if let Some(path) = &options.from {
+        let checkpoint = bitnet_format::open(path)?;
+        return Ok(load_trainable(&checkpoint, quantization, storage, &device)?.model);
+    }
+    let vocab_size = tokenizer.tokenizer.vocab_size();
+    let initialize = Initialize {
+        config: recipe.config(vocab_size, tokenizer.end_of_text()),
+        sub_norms: recipe.model.sub_norms,
+        quantization,
+        storage,
+        linear_std: recipe.model.init / (recipe.model.hidden as f64).sqrt(),
+        embedding_std: recipe.model.embedding_init,
+        seed: recipe.seed,
+    };
+    Ok(initialize.on(&device)?)
+}
+
+/// What the linears compute in the first step.
+fn quantization(recipe: &Recipe) -> Quantization {
+    match recipe.quantization.weights {
+        WeightsChoice::None => Quantization::None,
+        WeightsChoice::Ternary => Quantization::Ternary {
+            granularity: recipe.quantization.scale.0,
+            activations: if recipe.quantization.act_bits > 0 { Activations::Int8 } else { Activations::Float },
+            lambda: recipe.quantization.lambda.at(Progress::of_steps(0, recipe.run.max_steps.max(1))) as f32,
+        },
+    }
+}
