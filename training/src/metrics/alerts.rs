@@ -1,7 +1,9 @@
 //! What somebody who watches a run should be told.
 
+use std::collections::VecDeque;
 use std::fmt;
 
+use super::progress::short;
 use super::record::StepRecord;
 
 /// When to speak up.
@@ -81,7 +83,8 @@ impl fmt::Display for Alert {
         match self {
             Self::LossNotFinite { step, loss } => write!(f, "step {step}: the loss is {loss}"),
             Self::GradNormExploded { step, norm, usual: Some(usual) } => {
-                write!(f, "step {step}: the gradient norm is {norm:.3}, {:.0} times the usual {usual:.3}", norm / usual)
+                let (times, norm, usual) = (norm / usual, short(*norm), short(*usual));
+                write!(f, "step {step}: the gradient norm is {norm}, {times:.0} times the usual {usual}")
             }
             Self::GradNormExploded { step, norm, usual: None } => write!(f, "step {step}: the gradient norm is {norm}"),
             Self::FlipRateCollapsed { step, rate, usual } => {
@@ -101,54 +104,72 @@ impl fmt::Display for Alert {
     }
 }
 
-/// What is wrong at the last of `records`, in the light of those before it.
-pub fn alerts(records: &[StepRecord], thresholds: &Thresholds) -> Vec<Alert> {
-    let Some((last, before)) = records.split_last() else { return Vec::new() };
-    let mut alerts = Vec::new();
-    if !last.train_loss.is_finite() {
-        alerts.push(Alert::LossNotFinite { step: last.step, loss: last.train_loss });
-    }
-    alerts.extend(grad_norm(last, before, thresholds));
-    alerts.extend(flip_rate(last, before, thresholds));
-    alerts.extend(zero_fraction(last, thresholds));
-    alerts
+/// Looks at the records of a run as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    thresholds: Thresholds,
+    grad_norms: VecDeque<f64>,
+    flip_rates: Vec<f64>,
+    highest_learning_rate: f64,
 }
 
-fn grad_norm(last: &StepRecord, before: &[StepRecord], thresholds: &Thresholds) -> Option<Alert> {
-    let (step, norm) = (last.step, last.grad_norm);
-    if !norm.is_finite() {
-        return Some(Alert::GradNormExploded { step, norm, usual: None });
+impl Watch {
+    /// A watch that has seen nothing yet.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, ..Self::default() }
     }
-    let window = thresholds.grad_norm_window;
-    let recent = &before[before.len().saturating_sub(window)..];
-    if recent.len() < window.div_ceil(10) {
-        return None;
-    }
-    let usual = median(recent.iter().map(|record| record.grad_norm))?;
-    (norm > usual * thresholds.grad_norm_ratio).then_some(Alert::GradNormExploded { step, norm, usual: Some(usual) })
-}
 
-fn flip_rate(last: &StepRecord, before: &[StepRecord], thresholds: &Thresholds) -> Option<Alert> {
-    let rate = last.layer_mean(|layer| layer.flip_rate)?;
-    let highest = before.iter().map(|record| record.learning_rate).fold(0.0, f64::max);
-    if last.learning_rate < highest * thresholds.flip_rate_learning_rate {
-        return None;
+    /// What is wrong at a record, in the light of those seen before.
+    pub fn see(&mut self, record: &StepRecord) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        if !record.train_loss.is_finite() {
+            alerts.push(Alert::LossNotFinite { step: record.step, loss: record.train_loss });
+        }
+        alerts.extend(self.grad_norm(record));
+        alerts.extend(self.flip_rate(record));
+        alerts.extend(self.zero_fraction(record));
+        alerts
     }
-    let usual = median(before.iter().filter_map(|record| record.layer_mean(|layer| layer.flip_rate)))?;
-    (rate < usual * thresholds.flip_rate_ratio).then_some(Alert::FlipRateCollapsed { step: last.step, rate, usual })
-}
 
-fn zero_fraction(last: &StepRecord, thresholds: &Thresholds) -> Option<Alert> {
-    let range = thresholds.least_zero_fraction..=thresholds.most_zero_fraction;
-    let off = |fraction: f64| (range.start() - fraction).max(fraction - range.end());
-    let outside = last.layers.iter().flatten().filter(|layer| !range.contains(&layer.zero_fraction));
-    let worst = outside.clone().max_by(|a, b| off(a.zero_fraction).total_cmp(&off(b.zero_fraction)))?;
-    Some(Alert::ZeroFraction {
-        step: last.step,
-        layers: outside.count(),
-        worst: worst.name.clone(),
-        fraction: worst.zero_fraction,
-    })
+    fn grad_norm(&mut self, record: &StepRecord) -> Option<Alert> {
+        let (step, norm) = (record.step, record.grad_norm);
+        if !norm.is_finite() {
+            return Some(Alert::GradNormExploded { step, norm, usual: None });
+        }
+        let window = self.thresholds.grad_norm_window;
+        let enough = self.grad_norms.len() >= window.div_ceil(10);
+        let usual = median(self.grad_norms.iter().copied()).filter(|_| enough);
+        self.grad_norms.push_back(norm);
+        if self.grad_norms.len() > window {
+            self.grad_norms.pop_front();
+        }
+        let too_much = norm > usual? * self.thresholds.grad_norm_ratio;
+        too_much.then_some(Alert::GradNormExploded { step, norm, usual })
+    }
+
+    fn flip_rate(&mut self, record: &StepRecord) -> Option<Alert> {
+        self.highest_learning_rate = self.highest_learning_rate.max(record.learning_rate);
+        let rate = record.layer_mean(|layer| layer.flip_rate)?;
+        let usual = median(self.flip_rates.iter().copied());
+        self.flip_rates.push(rate);
+        let usual = usual?;
+        let cooling = record.learning_rate < self.highest_learning_rate * self.thresholds.flip_rate_learning_rate;
+        let frozen = !cooling && rate < usual * self.thresholds.flip_rate_ratio;
+        frozen.then_some(Alert::FlipRateCollapsed { step: record.step, rate, usual })
+    }
+
+    fn zero_fraction(&self, record: &StepRecord) -> Option<Alert> {
+        let range = self.thresholds.least_zero_fraction..=self.thresholds.most_zero_fraction;
+        let off = |fraction: f64| (range.start() - fraction).max(fraction - range.end());
+        let outside = record.layers.iter().flatten().filter(|layer| !range.contains(&layer.zero_fraction));
+        let worst = outside.clone().max_by(|a, b| off(a.zero_fraction).total_cmp(&off(b.zero_fraction)))?;
+        Some(Alert::ZeroFraction {
+            step: record.step,
+            layers: outside.count(),
+            worst: worst.name.clone(),
+            fraction: worst.zero_fraction,
+        })
+    }
 }
 
 /// Of those that are finite.

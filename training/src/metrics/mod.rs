@@ -12,7 +12,7 @@ mod summary;
 mod tensorboard;
 mod trim;
 
-pub use alerts::{Alert, Thresholds, alerts};
+pub use alerts::{Alert, Thresholds, Watch};
 pub use error::MetricsError;
 pub use jsonl::read as read_jsonl;
 pub use log::MetricsLog;

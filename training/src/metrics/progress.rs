@@ -28,21 +28,22 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// A line every `every` steps, and one for each validation and the last step.
+    /// A line every `every` steps, and one for the first record, each validation and the last step.
     pub fn new(limits: Limits, every: u64) -> Self {
         Self { limits, every: every.max(1), bits_per_byte: None, last: None, pace: Pace::default() }
     }
 
     /// The line of a record, without its end; `None` where none is due. Has to see every record.
     pub fn line(&mut self, record: &StepRecord) -> Option<String> {
-        if let Some((step, seconds)) = self.last.replace((record.step, record.elapsed_seconds)) {
+        let before = self.last.replace((record.step, record.elapsed_seconds));
+        if let Some((step, seconds)) = before {
             self.pace.add(record.step.saturating_sub(step), record.elapsed_seconds - seconds);
         }
         if let Some(valid) = &record.valid {
             self.bits_per_byte = Some(valid.bits_per_byte);
         }
         let is_last = self.limits.steps == Some(record.step);
-        let due = record.step.is_multiple_of(self.every) || record.valid.is_some() || is_last;
+        let due = record.step.is_multiple_of(self.every) || record.valid.is_some() || is_last || before.is_none();
         due.then(|| self.spell(record))
     }
 
@@ -96,7 +97,7 @@ impl Pace {
 }
 
 /// A norm in at most eight characters.
-fn short(norm: f64) -> String {
+pub fn short(norm: f64) -> String {
     if norm == 0.0 || (1e-2..1e4).contains(&norm) { format!("{norm:.3}") } else { format!("{norm:.2e}") }
 }
 

@@ -11,6 +11,8 @@ pub enum Scale {
     LogFrom(u32),
 }
 
+const HUGE: f64 = 1e100;
+
 /// An axis from `low` at `start` to `high` at `end`, both places in the units of the picture.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
@@ -29,8 +31,10 @@ impl Axis {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
+        // What a run that diverges may come to; its square has to be a number still.
+        (low, high) = (low.clamp(-HUGE, HUGE), high.clamp(-HUGE, HUGE));
         let log = match scale {
-            Scale::LogFrom(ratio) => low > 0.0 && high >= low * f64::from(ratio),
+            Scale::LogFrom(ratio) => low > 1.0 / HUGE && high >= low * f64::from(ratio),
             Scale::Linear | Scale::FromZero => false,
         };
         if log {
@@ -85,12 +89,48 @@ impl Axis {
         let step = step.unwrap_or(10.0 * power);
         // Counted in steps, so that no error adds up.
         let (first, last) = ((self.low / step - 1e-9).ceil(), (self.high / step + 1e-9).floor());
-        (0..=(last - first).max(0.0) as u32).map(|number| (first + f64::from(number)) * step).collect()
+        let ticks = (0..=(last - first).max(0.0) as u32).map(|number| (first + f64::from(number)) * step);
+        ticks.filter(|tick| tick.is_finite()).collect()
     }
 
     fn decades(&self, mantissas: &[f64]) -> Vec<f64> {
         let powers = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
         let all = powers.flat_map(|power| mantissas.iter().map(move |mantissa| mantissa * 10f64.powi(power)));
         all.filter(|tick| (self.low..=self.high).contains(tick)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ticks(low: f64, high: f64, scale: Scale) -> Vec<f64> {
+        Axis::over([low, high].into_iter(), scale, (0.0, 1.0)).ticks(5)
+    }
+
+    #[test]
+    fn ticks_are_round() {
+        assert_eq!(ticks(0.0, 2000.0, Scale::Linear), [0.0, 500.0, 1000.0, 1500.0, 2000.0]);
+        assert_eq!(ticks(1.6, 4.2, Scale::FromZero), [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(ticks(2.0, 12.0, Scale::LogFrom(3)), [2.0, 5.0, 10.0]);
+        assert_eq!(ticks(0.05, 600.0, Scale::LogFrom(10)), [0.1, 1.0, 10.0, 100.0]);
+        assert_eq!(ticks(0.0, 12.0, Scale::LogFrom(3)), [0.0, 5.0, 10.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_axis_leaves_the_picture(a: f64, b: f64, between in 0.0..=1.0, scale in 0usize..3) {
+            prop_assume!(a.is_finite() && b.is_finite());
+            let scale = [Scale::Linear, Scale::FromZero, Scale::LogFrom(3)][scale];
+            let axis = Axis::over([a, b].into_iter(), scale, (10.0, 200.0));
+            for value in [a, b, a * between + b * (1.0 - between)] {
+                prop_assert!((10.0..=200.0).contains(&axis.place(value)));
+            }
+            let ticks = axis.ticks(5);
+            prop_assert!(ticks.len() <= 12);
+            prop_assert!(ticks.iter().all(|tick| (10.0..=200.0).contains(&axis.place(*tick))));
+        }
     }
 }

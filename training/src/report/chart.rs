@@ -44,8 +44,10 @@ pub struct Chart {
     pub scale: Scale,
     /// Width of the room for the labels of the values.
     pub left: f64,
-    /// The last step of the run.
-    pub last_step: f64,
+    /// The first and the last step that are shown.
+    pub steps: (f64, f64),
+    /// Prints a value on the axis.
+    pub spell: fn(f64) -> String,
     /// Least and greatest value at a step, as a band behind the curves.
     pub band: Vec<(f64, f64, f64)>,
     pub series: Vec<Series>,
@@ -56,15 +58,19 @@ pub struct Chart {
 impl Chart {
     /// The chart as a figure without its end, so that a heat map can follow.
     pub fn open(&self, out: &mut String) {
+        let values = self.series.iter().flat_map(|series| series.points.iter().map(|(_, value)| *value));
+        let values = values.chain(self.band.iter().flat_map(|(_, low, high)| [*low, *high]));
+        let y = Axis::over(values, self.scale, (HEIGHT - BOTTOM, TOP));
         let _ = write!(
             out,
-            "<figure class=\"card\"><figcaption><b>{}</b> <span>{}</span>",
+            "<figure class=\"card\"><figcaption><b>{}</b> <span>{}{}</span>",
             Escaped(&self.title),
-            Escaped(&self.unit)
+            Escaped(&self.unit),
+            if y.is_log() { ", log scale" } else { "" }
         );
         self.legend(out);
         out.push_str("</figcaption>");
-        self.svg(out);
+        self.svg(out, &y);
     }
 
     fn legend(&self, out: &mut String) {
@@ -81,19 +87,16 @@ impl Chart {
         }
     }
 
-    fn svg(&self, out: &mut String) {
+    fn svg(&self, out: &mut String, y: &Axis) {
         let across = (self.left, WIDTH - RIGHT);
-        let x = Axis::exactly(0.0, self.last_step, across);
-        let values = self.series.iter().flat_map(|series| series.points.iter().map(|(_, value)| *value));
-        let values = values.chain(self.band.iter().flat_map(|(_, low, high)| [*low, *high]));
-        let y = Axis::over(values, self.scale, (HEIGHT - BOTTOM, TOP));
+        let x = Axis::exactly(self.steps.0, self.steps.1, across);
         let _ = write!(
             out,
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} over steps\">",
             Escaped(&self.title)
         );
-        for tick in y.ticks(5) {
-            let (at, label) = (y.place(tick), number::short(tick));
+        for tick in y.ticks(7) {
+            let (at, label) = (y.place(tick), (self.spell)(tick));
             let _ = write!(
                 out,
                 "<path class=\"grid\" d=\"M{:.1} {at:.1}H{:.1}\"/><text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>",
@@ -104,11 +107,8 @@ impl Chart {
             );
         }
         steps(out, &x, HEIGHT - BOTTOM);
-        if y.is_log() {
-            let _ = write!(out, "<text class=\"x\" x=\"{:.1}\" y=\"{:.1}\">log</text>", self.left - 20.0, HEIGHT - 6.0);
-        }
-        self.curves(out, &x, &y);
-        self.hits(out, &x, &y);
+        self.curves(out, &x, y);
+        self.hits(out, &x, y);
         out.push_str("</svg>");
     }
 
@@ -139,7 +139,7 @@ impl Chart {
                         x.place(*step),
                         y.place(*value),
                         Escaped(label),
-                        number::short(*value)
+                        (self.spell)(*value)
                     );
                 }
             }

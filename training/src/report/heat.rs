@@ -22,7 +22,7 @@ const RAMP: [[u8; 3]; 6] =
 /// A value for each layer and step.
 pub struct Heat<'a> {
     pub layers: &'a [&'a str],
-    /// Where columns begin, and what they hold: one value a layer, NaN where there is none.
+    /// Where columns end, and what they hold: one value a layer, NaN where there is none.
     pub columns: Vec<(f64, Vec<f64>)>,
     pub scale: Scale,
     pub left: f64,
@@ -51,6 +51,7 @@ impl Heat<'_> {
             out,
             "<svg class=\"heat\" viewBox=\"0 0 {WIDTH} {height:.1}\" role=\"img\" aria-label=\"by layer\">"
         );
+        let prefix = common_prefix(self.layers);
         let skip = (11.0 / row).ceil() as usize;
         for (at, name) in self.layers.iter().enumerate() {
             let y = top + row * at as f64;
@@ -60,15 +61,15 @@ impl Heat<'_> {
                     "<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{}<title>{}</title></text>",
                     self.left - 6.0,
                     y + row / 2.0 + 3.5,
-                    Escaped(&tail(name)),
+                    Escaped(&tail(&name[prefix..])),
                     Escaped(name)
                 );
             }
             let _ = write!(out, "<g transform=\"translate(0 {y:.1})\">");
             for (column, (step, values)) in self.columns.iter().enumerate() {
                 let Some(value) = values.get(at).filter(|value| value.is_finite()) else { continue };
-                let (from, to) =
-                    (x.place(*step), self.columns.get(column + 1).map_or(WIDTH - RIGHT, |next| x.place(next.0)));
+                let before = column.checked_sub(1).and_then(|before| self.columns.get(before));
+                let (from, to) = (before.map_or(self.left, |before| x.place(before.0)), x.place(*step));
                 let _ = write!(
                     out,
                     "<path fill=\"{}\" d=\"M{from:.1} 0H{to:.1}V{row:.1}H{from:.1}z\"><title>{} · step {step}: {}</title></path>",
@@ -116,6 +117,13 @@ impl Heat<'_> {
             (self.spell)(high)
         );
     }
+}
+
+/// Length of what all names begin with, up to a dot.
+fn common_prefix(names: &[&str]) -> usize {
+    let Some((first, others)) = names.split_first() else { return 0 };
+    let ends = first.match_indices('.').map(|(at, _)| at + 1);
+    ends.rev().find(|end| others.iter().all(|other| other.starts_with(&first[..*end]))).unwrap_or(0)
 }
 
 /// The end of a long name, which is what tells layers apart.

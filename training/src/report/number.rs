@@ -53,3 +53,30 @@ fn significant(value: f64) -> String {
 fn trimmed(digits: &str) -> &str {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.77213, "1.772"),
+            (-1.5, "-1.5"),
+            (0.001, "0.001"),
+            (0.00015, "1.5e-4"),
+            (9999.0, "9999"),
+            (9999.7, "10k"),
+            (25_130.0, "25.13k"),
+            (798_464.0, "798.5k"),
+            (82e6, "82M"),
+            (4e12, "4e12"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(short(value), text);
+        }
+        assert_eq!([grouped(7), grouped(1234), grouped(1_234_567)], ["7", "1\u{202f}234", "1\u{202f}234\u{202f}567"]);
+        assert_eq!([3.21, 59.6, 200.0, 7500.0].map(duration), ["3.2 s", "1 min 00 s", "3 min 20 s", "2 h 05 min"]);
+    }
+}

@@ -6,7 +6,7 @@ use super::html::Escaped;
 use super::number::{duration, grouped, short};
 use super::series::evenly;
 use super::{RunSummary, quantization, training};
-use crate::metrics::{Alert, StepRecord, Thresholds, alerts};
+use crate::metrics::{StepRecord, Thresholds, Watch};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -30,7 +30,6 @@ pub fn render(summary: &RunSummary, records: &[StepRecord]) -> String {
     noticed(&mut out, records);
     section(&mut out, "Training", "grid", |out| training::charts(out, records));
     section(&mut out, "Quantization", "grid", |out| quantization::charts(out, records));
-    quantization::table(&mut out, records);
     section(&mut out, "What the model wrote", "samples", |out| samples(out, records));
     section(&mut out, "The run", "facts", |out| facts(out, summary));
     out.push_str("</main></body></html>\n");
@@ -70,9 +69,9 @@ fn tiles(out: &mut String, summary: &RunSummary, records: &[StepRecord]) {
 
 /// Alerts, the first of each kind in a row.
 fn noticed(out: &mut String, records: &[StepRecord]) {
-    let (thresholds, mut found, mut before) = (Thresholds::default(), Vec::new(), Vec::new());
-    for end in 1..=records.len() {
-        let now = alerts(&records[..end], &thresholds);
+    let (mut watch, mut found, mut before) = (Watch::new(Thresholds::default()), Vec::new(), Vec::new());
+    for record in records {
+        let now = watch.see(record);
         let kinds: Vec<_> = now.iter().map(std::mem::discriminant).collect();
         // A trouble that lasts is told once.
         found.extend(now.into_iter().filter(|alert| !before.contains(&std::mem::discriminant(alert))));
@@ -82,7 +81,7 @@ fn noticed(out: &mut String, records: &[StepRecord]) {
         out.push_str("<div class=\"noticed\"><b>Noticed</b><ul>");
         let more = found.len().saturating_sub(ALERTS);
         for alert in found.iter().take(ALERTS) {
-            let _ = write!(out, "<li>{}</li>", Escaped(&Alert::to_string(alert)));
+            let _ = write!(out, "<li>{}</li>", Escaped(&alert.to_string()));
         }
         if more > 0 {
             let _ = write!(out, "<li>and {more} more</li>");

@@ -6,13 +6,16 @@ use super::axis::Scale;
 use super::chart::{Chart, Look, Series};
 use super::heat::Heat;
 use super::html::Escaped;
-use super::number::short;
+use super::number::{grouped, short};
 use super::series::evenly;
 use super::training::last_step;
 use crate::metrics::{LayerQuantization, StepRecord};
 
 /// Room for the names of the layers.
 const LEFT: f64 = 132.0;
+
+/// Steps of a curve at most.
+const LOOKS: usize = 160;
 
 /// One figure of every layer.
 struct Figure {
@@ -33,7 +36,7 @@ const FIGURES: [Figure; 5] = [
     },
     Figure {
         title: "Flip rate",
-        unit: "share of the trits that changed since the last look",
+        unit: "trits changed since the last look",
         of: |layer| layer.flip_rate,
         spell: percent,
         scale: Scale::LogFrom(10),
@@ -61,25 +64,31 @@ const FIGURES: [Figure; 5] = [
     },
 ];
 
-/// A curve over all layers and a map of each, for every figure. Empty where no layer was ever looked at.
+/// A curve over all layers and a map of each, for every figure, and a table. Nothing where no layer was ever looked at.
 pub fn charts(out: &mut String, records: &[StepRecord]) {
     let looks: Vec<(f64, &[LayerQuantization])> =
         records.iter().filter_map(|record| Some((record.step as f64, record.layers.as_deref()?))).collect();
     let Some((_, newest)) = looks.last() else { return };
     let layers: Vec<&str> = newest.iter().map(|layer| layer.name.as_str()).collect();
-    let looks = evenly(&looks, Heat::most_columns(layers.len()));
+    let looks = evenly(&looks, LOOKS);
     for figure in &FIGURES {
         figure.draw(out, &looks, &layers, last_step(records));
     }
+    table(out, records);
 }
 
 /// The last look at each layer, as a table.
-pub fn table(out: &mut String, records: &[StepRecord]) {
+fn table(out: &mut String, records: &[StepRecord]) {
     let Some((step, layers)) = records.iter().rev().find_map(|record| Some((record.step, record.layers.as_deref()?)))
     else {
         return;
     };
-    let _ = write!(out, "<details><summary>Every layer after step {step}</summary><table><thead><tr><th>layer</th>");
+    let _ = write!(
+        out,
+        "<figure class=\"card layers\"><figcaption><b>Every layer</b> <span>after step {}</span></figcaption>\
+         <div><table><thead><tr><th>layer</th>",
+        grouped(step)
+    );
     for Figure { title, .. } in &FIGURES {
         let _ = write!(out, "<th>{title}</th>");
     }
@@ -91,7 +100,7 @@ pub fn table(out: &mut String, records: &[StepRecord]) {
         }
         out.push_str("</tr>");
     }
-    out.push_str("</tbody></table></details>");
+    out.push_str("</tbody></table></div></figure>");
 }
 
 impl Figure {
@@ -115,7 +124,8 @@ impl Figure {
             unit: self.unit.to_string(),
             scale: self.scale,
             left: LEFT,
-            last_step,
+            steps: (0.0, last_step),
+            spell: self.spell,
             band,
             series: vec![Series { label: "mean".to_string(), colour: 0, look: Look::Line, points: mean }],
             readings,
@@ -126,7 +136,7 @@ impl Figure {
             let value = |name: &&str| look.iter().find(|layer| layer.name == **name).map_or(f64::NAN, self.of);
             (*step, layers.iter().map(value).collect())
         };
-        let columns = looks.iter().map(column).collect();
+        let columns = evenly(looks, Heat::most_columns(layers.len())).iter().map(column).collect();
         Heat { layers, columns, scale: self.scale, left: LEFT, last_step, spell: self.spell }.svg(out);
         out.push_str("</figure>");
     }

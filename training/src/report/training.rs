@@ -14,7 +14,15 @@ const READINGS: usize = 160;
 
 /// Loss, bits per byte, schedules, gradient norm and speed.
 pub fn charts(out: &mut String, records: &[StepRecord]) {
-    for chart in [loss(records), bits_per_byte(records), schedules(records), grad_norm(records), speed(records)] {
+    let charts = [
+        loss(records),
+        late_loss(records),
+        bits_per_byte(records),
+        grad_norm(records),
+        schedules(records),
+        speed(records),
+    ];
+    for chart in charts {
         // Nothing was validated, or nothing is finite.
         if chart.series.iter().any(|series| !series.points.is_empty()) {
             chart.open(out);
@@ -29,7 +37,8 @@ fn chart(title: &str, unit: &str, scale: Scale, records: &[StepRecord], series: 
         unit: unit.to_string(),
         scale,
         left: LEFT,
-        last_step: last_step(records),
+        steps: (0.0, last_step(records)),
+        spell: short,
         band: Vec::new(),
         series,
         readings: Vec::new(),
@@ -63,12 +72,24 @@ fn loss(records: &[StepRecord]) -> Chart {
         format!("train {}{smooth}{valid} · {} tokens", short(record.train_loss), short(record.tokens as f64))
     });
     let series = vec![
-        Series { label: "train, each step".to_string(), colour: 0, look: Look::Faint, points: with_spikes(&raw) },
-        Series { label: "train, smoothed".to_string(), colour: 0, look: Look::Line, points: without_spikes(&smooth) },
+        Series { label: "train".to_string(), colour: 0, look: Look::Faint, points: with_spikes(&raw) },
+        Series { label: "smoothed".to_string(), colour: 0, look: Look::Line, points: without_spikes(&smooth) },
         Series { label: "validation".to_string(), colour: 1, look: Look::Marked, points: without_spikes(&valid) },
     ];
     let series = series.into_iter().filter(|series| !series.points.is_empty()).collect();
     Chart { readings, ..chart("Loss", "nats per token", Scale::LogFrom(3), records, series) }
+}
+
+/// The second half again: beside the first steps, everything that comes late looks flat.
+fn late_loss(records: &[StepRecord]) -> Chart {
+    let last = last_step(records);
+    let middle = (last / 2.0).floor();
+    let mut chart = loss(records);
+    for series in &mut chart.series {
+        series.points.retain(|(step, _)| *step > middle);
+    }
+    chart.readings.retain(|(step, _)| *step > middle);
+    Chart { title: "Loss, second half".to_string(), scale: Scale::Linear, steps: (middle, last), ..chart }
 }
 
 fn bits_per_byte(records: &[StepRecord]) -> Chart {
