@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
 use bitnet_model::{Initialize, Quantization, Sequences, Transformer, load_trainable, ops::Activations};
-use burn::module::Module;
 use burn::tensor::FloatDType;
 
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
@@ -15,7 +14,7 @@ use crate::data::{Blocks, Dataset, Order, Prepare};
 use crate::export::{ExportFormat, export};
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
-use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Thresholds, Validation, alerts, read_jsonl};
+use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
 use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
@@ -47,7 +46,7 @@ pub(super) struct Trainer<'a> {
     optimizer: Optimizer,
     inspector: Inspector,
     log: MetricsLog,
-    recent: Vec<StepRecord>,
+    watch: Watch,
     state: State,
     sequences: Option<Sequences>,
     valid: Option<Validation>,
@@ -101,7 +100,7 @@ impl<'a> Trainer<'a> {
                 }
                 Some(loaded) => MetricsLog::resume(folder.path(), loaded.state.step)?,
             },
-            recent: Vec::new(),
+            watch: Watch::default(),
             state: State {
                 step: 0,
                 tokens: 0,
@@ -154,8 +153,10 @@ impl<'a> Trainer<'a> {
         self.inspector = loaded.inspector()?;
         self.state = State { recipe: self.recipe.clone(), ..loaded.state.clone() };
         self.resumed_from = Some(self.state.step);
-        let mut records = read_jsonl(self.folder.records())?;
-        self.recent = records.split_off(records.len().saturating_sub(LOOK_BACK));
+        let records = read_jsonl(self.folder.records())?;
+        for record in &records[records.len().saturating_sub(LOOK_BACK)..] {
+            self.watch.see(record);
+        }
         Ok(())
     }
 
@@ -204,11 +205,7 @@ impl<'a> Trainer<'a> {
             self.log.write(&record)?;
             let improved = record.valid.is_some_and(|valid| self.improves(valid));
             observer.event(Event::Step(&record));
-            self.recent.push(record);
-            if self.recent.len() > 2 * LOOK_BACK {
-                self.recent.drain(..LOOK_BACK);
-            }
-            alerts(&self.recent, &Thresholds::default()).iter().for_each(|alert| observer.event(Event::Alert(alert)));
+            self.watch.see(&record).iter().for_each(|alert| observer.event(Event::Alert(alert)));
             if improved || self.state.step.is_multiple_of(self.recipe.run.checkpoint_every.max(1)) {
                 self.save(observer)?;
             }
@@ -324,7 +321,7 @@ impl<'a> Trainer<'a> {
             ..GenerationConfig::default()
         };
         let model = LanguageModel::new(model, self.tokenizer.tokenizer.clone());
-        let mut session = model.session(self.recipe.model.context);
+        let mut session = model.session(Some(self.recipe.model.context));
         let mut text = prompt.clone();
         for step in session.generate(&ids, &config)? {
             text.push_str(&step?.text);
