@@ -96,7 +96,8 @@ impl Checkpoints {
         let mut steps = Vec::new();
         for entry in entries {
             let name = entry.map_err(TrainError::io(&self.folder))?.file_name();
-            let step: Option<u64> = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(ENDING)?.parse().ok());
+            let step: Option<u64> =
+                name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(ENDING)?.parse().ok());
             steps.extend(step);
         }
         steps.sort_unstable();

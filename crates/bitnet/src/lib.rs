@@ -14,7 +14,8 @@
 //! ```
 //!
 //! The rooms behind this façade can be used by themselves: [`model`] for `BitLinear` and the decoder as Burn modules,
-//! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers.
+//! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers, and, with the feature
+//! `train`, [`training`].
 
 mod embedded;
 mod fetch;
@@ -28,6 +29,8 @@ pub use bitnet_engine::{
 pub use bitnet_format as format;
 pub use bitnet_model as model;
 pub use bitnet_text as text;
+#[cfg(feature = "train")]
+pub use bitnet_training as training;
 pub use embedded::{EMBEDDED, embedded};
 pub use fetch::{Observer, fetch};
 pub use pretrained::{BitNetModel, LoadOptions, Output, Stream, open};

@@ -11,6 +11,10 @@ pub enum CliError {
     /// The library says so.
     #[error(transparent)]
     Model(#[from] Error),
+    /// Training says so.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Train(#[from] bitnet::training::TrainError),
     /// A file that the user named cannot be read.
     #[error("{path}: {error}")]
     Read {

@@ -11,6 +11,8 @@ mod note;
 mod sampling_args;
 mod score;
 mod small;
+#[cfg(feature = "train")]
+mod train;
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +41,9 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Show the token ids of a text
     Tokenize(small::Tokenize),
+    /// Train a ternary model on text
+    #[cfg(feature = "train")]
+    Train(train::Train),
     /// List the devices of this build
     Devices(small::Devices),
     /// Print a completion script for a shell
@@ -70,6 +75,8 @@ pub fn run() -> Result<(), CliError> {
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Tokenize(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Train(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run::<Cli>(),
     }
