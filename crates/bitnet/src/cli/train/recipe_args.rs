@@ -135,8 +135,8 @@ impl RecipeArgs {
     pub fn recipe(self, before: Option<Recipe>) -> Result<Recipe, CliError> {
         let mut recipe = match (&self.recipe, self.size, before) {
             (Some(path), ..) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| CliError::Read { path: path.clone(), error })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| CliError::Read { path: path.clone(), error })?;
                 Recipe::parse(&text).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?
             }
             (None, Some(size), _) => size.recipe(),
