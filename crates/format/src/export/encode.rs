@@ -22,7 +22,7 @@ pub(super) enum Payload {
 }
 
 impl Payload {
-    /// Takes a tensor's floats or stored bytes; `dtype` is what floats become.
+    /// Takes a tensor's floats or stored bytes; `dtype` is what floats become, one that [`check_dtype`] allows.
     ///
     /// # Errors
     ///
@@ -35,15 +35,20 @@ impl Payload {
     ) -> Result<Self, FormatError> {
         let refuse = |reason: String| FormatError::tensor(file, &tensor.name, reason);
         match (tensor.kind, data) {
-            (TensorKind::Floats(_), TensorData::Floats(values)) => {
+            (TensorKind::Floats, TensorData::Floats(values)) => {
                 let wanted = tensor.shape.iter().product::<usize>();
                 if values.len() != wanted {
                     return Err(refuse(format!("has {} numbers instead of {wanted}", values.len())));
                 }
-                match values.iter().position(|value| !stays_finite(*value, dtype)) {
-                    Some(at) => Err(refuse(format!("has {} at element {at}, which is no {dtype} number", values[at]))),
-                    None => Ok(Self::Floats { values, dtype }),
+                if let Some(at) = values.iter().position(|value| !rounded(*value, dtype).is_finite()) {
+                    let reason = if values[at].is_finite() {
+                        format!(", which no {dtype} number reaches")
+                    } else {
+                        String::new()
+                    };
+                    return Err(refuse(format!("has {} at element {at}{reason}", values[at])));
                 }
+                Ok(Self::Floats { values, dtype })
             }
             (TensorKind::Stored(stored), TensorData::Stored(bytes)) => {
                 if stored.byte_len(&tensor.shape) != Some(bytes.len()) {
@@ -147,11 +152,20 @@ fn gather<T: Copy>(values: &[T], source: &[usize]) -> Vec<T> {
     source.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
 }
 
-fn stays_finite(value: f32, dtype: StorageType) -> bool {
+/// Refuses a type that floats are not written as.
+pub(super) fn check_dtype(file: &Path, dtype: StorageType) -> Result<(), FormatError> {
     match dtype {
-        StorageType::F16 => f16::from_f32(value).is_finite(),
-        StorageType::BF16 => bf16::from_f32(value).is_finite(),
-        _ => value.is_finite(),
+        StorageType::F32 | StorageType::F16 | StorageType::BF16 => Ok(()),
+        other => Err(FormatError::unsupported(file, format!("writing floats as {other} (F32, F16 and BF16 can be)"))),
+    }
+}
+
+/// The nearest number of a type that floats are written as.
+pub(super) fn rounded(value: f32, dtype: StorageType) -> f32 {
+    match dtype {
+        StorageType::F16 => f16::from_f32(value).to_f32(),
+        StorageType::BF16 => bf16::from_f32(value).to_f32(),
+        _ => value,
     }
 }
 

@@ -71,6 +71,9 @@ impl Architecture {
 pub struct GgufOptions {
     /// How ternary tensors are packed. Default: [`Packing::I2S`].
     pub packing: Packing,
+    /// What matrices of floats become: the embedding, a head, linears given as floats. `F32`, `F16` (the default) or `BF16`.
+    /// Norms are `F32` always: the programs that read them need it.
+    pub floats: StorageType,
     /// Default: the one under which other programs load such a model: `bitnet-b1.58` with sub-norms, `qwen3` with norms
     /// of Q and K, `llama` with neither (if the activation is SiLU).
     pub architecture: Option<Architecture>,
@@ -78,7 +81,7 @@ pub struct GgufOptions {
 
 impl Default for GgufOptions {
     fn default() -> Self {
-        Self { packing: Packing::I2S, architecture: None }
+        Self { packing: Packing::I2S, floats: StorageType::F16, architecture: None }
     }
 }
 
@@ -100,11 +103,12 @@ pub fn write_gguf<E: From<FormatError>>(
     overwrite: bool,
     mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
 ) -> Result<(), E> {
+    encode::check_dtype(path, options.floats)?;
     let plan = Plan::new(path, model)?;
     let architecture = options.architecture.unwrap_or_else(|| Architecture::of(plan, model.config.activation));
     architecture.check(path, model)?;
-    let keys = gguf_keys::keys(path, model, plan, architecture.name(), options.packing)?;
-    let file = File { model, path, packing: options.packing, interleaved: has_interleaved_rope(architecture.name()) };
+    let keys = gguf_keys::keys(path, model, plan, architecture.name(), options)?;
+    let file = File { model, path, options, interleaved: has_interleaved_rope(architecture.name()) };
 
     let mut writer = Writer::with_metadata(keys.metadata);
     if let Some(factors) = &keys.rope_factors {
@@ -133,23 +137,24 @@ pub fn write_gguf<E: From<FormatError>>(
 struct File<'a> {
     model: &'a Model,
     path: &'a Path,
-    packing: Packing,
+    options: &'a GgufOptions,
     interleaved: bool,
 }
 
 impl File<'_> {
     fn storage(&self, tensor: &Tensor) -> Result<StorageType, FormatError> {
         Ok(match tensor.kind {
-            TensorKind::Floats(_) if tensor.shape.len() == 1 => StorageType::F32,
-            TensorKind::Floats(dtype) | TensorKind::Stored(dtype) => dtype,
+            TensorKind::Floats if tensor.shape.len() == 1 => StorageType::F32,
+            TensorKind::Floats => self.options.floats,
+            TensorKind::Stored(dtype) => dtype,
             TensorKind::Ternary => {
-                let held = self.packing.packed_len(tensor.shape[0], tensor.shape[1]);
+                let held = self.options.packing.packed_len(tensor.shape[0], tensor.shape[1]);
                 held.map_err(|source| FormatError::Ternary {
                     file: self.path.to_path_buf(),
                     tensor: tensor.name.clone(),
                     source,
                 })?;
-                StorageType::Ternary(self.packing)
+                StorageType::Ternary(self.options.packing)
             }
         })
     }
@@ -166,9 +171,9 @@ impl File<'_> {
         let matrix = encode::matrix(self.path, tensor, data)?;
         match heads {
             Some(heads) => {
-                encode::pack(self.path, &tensor.name, self.packing, &encode::interleave_matrix(&matrix, heads))
+                encode::pack(self.path, &tensor.name, self.options.packing, &encode::interleave_matrix(&matrix, heads))
             }
-            None => encode::pack(self.path, &tensor.name, self.packing, &matrix),
+            None => encode::pack(self.path, &tensor.name, self.options.packing, &matrix),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use bitnet_ternary::Packing;
 
 use super::plan::{EMBEDDING, Plan, is_linear};
-use super::{Model, TensorKind, fidelity, vocabulary};
+use super::{GgufOptions, Model, TensorKind, fidelity, vocabulary};
 use crate::config::{TensorFacts, from_gguf};
 use crate::gguf::{Metadata, Value};
 use crate::{Activation, FormatError, GgufTokenizer, ModelConfig, RopeScaling, StorageType};
@@ -28,13 +28,13 @@ pub(super) fn keys(
     model: &Model,
     plan: Plan,
     architecture: &str,
-    packing: Packing,
+    options: &GgufOptions,
 ) -> Result<Keys, FormatError> {
     let config = &model.config;
     let mut put = Put { file, architecture, metadata: Metadata::default() };
     put.general("architecture", architecture)?;
     put.general("name", model.name.as_str())?;
-    if let Some(file_type) = file_type(model, packing) {
+    if let Some(file_type) = file_type(model, options) {
         put.general("file_type", file_type)?;
     }
     put.general("quantization_version", 2u32)?;
@@ -83,7 +83,7 @@ pub(super) fn keys(
         embedding_rows: rows,
         has_head: plan.head,
         rope_factors: rope_factors.clone(),
-        weight_only: plan.ternary && matches!(packing, Packing::Q2_0 { .. }) && !plan.linear_norms,
+        weight_only: plan.ternary && matches!(options.packing, Packing::Q2_0 { .. }) && !plan.linear_norms,
     };
     let read = from_gguf(file, &metadata, facts)?;
     let rope_scaling = match (&rope_factors, &config.rope_scaling) {
@@ -163,25 +163,29 @@ fn activation(activation: Activation, architecture: &str) -> Option<&'static str
 }
 
 /// `general.file_type`: how most tensors are stored, in the numbers of the programs that read each packing.
-fn file_type(model: &Model, packing: Packing) -> Option<u32> {
+fn file_type(model: &Model, options: &GgufOptions) -> Option<u32> {
     let linear = model.tensors.iter().find(|t| is_linear(&t.name))?;
-    match linear.kind {
-        TensorKind::Ternary => match packing {
-            Packing::Tq1_0 => Some(36),
-            Packing::Tq2_0 => Some(37),
-            Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
-            Packing::Q2_0 { .. } => Some(41),
-            Packing::Iq1Bn => Some(136),
-            Packing::Iq2Bn => Some(137),
-            Packing::Iq2BnR4 => Some(337),
-            _ => None,
-        },
-        TensorKind::Floats(dtype) | TensorKind::Stored(dtype) => match dtype {
-            StorageType::F32 => Some(0),
-            StorageType::F16 => Some(1),
-            StorageType::BF16 => Some(32),
-            _ => None,
-        },
+    let floats = match linear.kind {
+        TensorKind::Ternary => {
+            return match options.packing {
+                Packing::Tq1_0 => Some(36),
+                Packing::Tq2_0 => Some(37),
+                Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
+                Packing::Q2_0 { .. } => Some(41),
+                Packing::Iq1Bn => Some(136),
+                Packing::Iq2Bn => Some(137),
+                Packing::Iq2BnR4 => Some(337),
+                _ => None,
+            };
+        }
+        TensorKind::Floats => options.floats,
+        TensorKind::Stored(dtype) => dtype,
+    };
+    match floats {
+        StorageType::F32 => Some(0),
+        StorageType::F16 => Some(1),
+        StorageType::BF16 => Some(32),
+        _ => None,
     }
 }
 

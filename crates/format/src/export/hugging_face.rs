@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::encode::{self, Payload};
 use super::folder::Staging;
-use super::plan::{EMBEDDING, Plan, is_linear};
+use super::plan::{Plan, is_linear};
 use super::{Model, Tensor, TensorData, TensorKind, hugging_face_config as config};
 use crate::{FormatError, SafetensorsTensorWriter, SafetensorsWriter, StorageType, TokenizerSource};
 
@@ -32,8 +32,25 @@ pub enum HuggingFaceForm {
     /// The divisor is the f32 whose inverse is nearest to the scale: the scale itself where there is one, else a neighbour.
     PackedBitLinear,
     /// Floats. Linears given as floats are masters, which a reader quantizes (`quantization_mode` `online`); linears given as
-    /// trits are stored as `trit · scale` in F32, to be used as they are (`offline`, with a `weight_scale` of 1).
+    /// trits are stored as `trit · scale`, to be used as they are (`offline`, with a `weight_scale` of 1).
     Master,
+}
+
+/// What is to be chosen of a Hugging Face folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HuggingFaceOptions {
+    /// How linears are stored.
+    pub form: HuggingFaceForm,
+    /// What every float becomes, scales among them: `F32`, `F16` or `BF16`. transformers computes in this type and fails on
+    /// a folder that mixes several. `F32` holds every scale; a scale that is no number of the other types is an error.
+    pub dtype: StorageType,
+}
+
+impl Default for HuggingFaceOptions {
+    /// The form of BitNet b1.58 2B-4T, in F32.
+    fn default() -> Self {
+        Self { form: HuggingFaceForm::PackedAutoBitLinear, dtype: StorageType::F32 }
+    }
 }
 
 impl HuggingFaceForm {
@@ -45,7 +62,7 @@ impl HuggingFaceForm {
 /// Writes a model as a folder at `path`, asking `data` for its tensors in the declared order.
 ///
 /// The class is `BitNetForCausalLM` for a model with sub-norms, `Qwen3ForCausalLM` for one with norms of Q and K, and
-/// `LlamaForCausalLM` for one with neither. Scales are stored as F32. The folder takes its name when it is complete; before
+/// `LlamaForCausalLM` for one with neither. The folder takes its name when it is complete; before
 /// that, and after a failure, nothing is there.
 ///
 /// # Errors
@@ -56,26 +73,26 @@ impl HuggingFaceForm {
 /// `data` fails with.
 pub fn write_hugging_face<E: From<FormatError>>(
     model: &Model,
-    form: HuggingFaceForm,
+    options: &HuggingFaceOptions,
     path: &Path,
     overwrite: bool,
     mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
 ) -> Result<(), E> {
+    encode::check_dtype(path, options.dtype)?;
     let plan = Plan::new(path, model)?;
-    let dtype = model.tensors.iter().find(|t| t.name == EMBEDDING).map(|t| t.kind);
-    let config_json = config::config(path, model, plan, form, dtype)?;
-    let linears = Linears { path, form };
+    let config_json = config::config(path, model, plan, options)?;
+    let weights = Weights { path, options: *options };
     let mut writer = SafetensorsWriter::new();
     writer.metadata("format", "pt")?;
     for tensor in &model.tensors {
-        linears.declare(tensor, &mut writer)?;
+        weights.declare(tensor, &mut writer)?;
     }
     let staging = Staging::begin(path, overwrite, &FILES)?;
     staging.write("config.json", &config::pretty(&config_json))?;
     write_tokenizer(&staging, path, model)?;
     let mut out = writer.create(staging.path(WEIGHTS), false)?;
     for tensor in &model.tensors {
-        linears.write(tensor, data(tensor)?, &mut out)?;
+        weights.write(tensor, data(tensor)?, &mut out)?;
     }
     out.finish()?;
     Ok(staging.finish()?)
@@ -112,35 +129,36 @@ fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<
 }
 
 /// How tensors are named, stored and written.
-struct Linears<'a> {
+struct Weights<'a> {
     path: &'a Path,
-    form: HuggingFaceForm,
+    options: HuggingFaceOptions,
 }
 
-impl Linears<'_> {
+impl Weights<'_> {
     fn declare(&self, tensor: &Tensor, writer: &mut SafetensorsWriter) -> Result<(), FormatError> {
-        let refuse = |reason: &str| Err(FormatError::tensor(self.path, &tensor.name, reason));
-        let scale = || format!("{}_scale", tensor.name);
+        let refuse = |reason: String| Err(FormatError::tensor(self.path, &tensor.name, reason));
+        let HuggingFaceOptions { form, dtype } = self.options;
         match tensor.kind {
-            TensorKind::Ternary if !is_linear(&tensor.name) => {
-                refuse("is ternary, and transformers has only linears so")?;
-            }
-            TensorKind::Ternary if self.form.is_packed() => {
-                let [rows, cols] = [tensor.shape[0], tensor.shape[1]];
-                if !rows.is_multiple_of(4) {
-                    refuse(&format!("has {rows} rows, and four share a byte"))?;
-                }
-                writer.tensor(&tensor.name, StorageType::U8, &[rows / 4, cols])?;
-                writer.tensor(&scale(), StorageType::F32, &[1])?;
-            }
             TensorKind::Ternary => {
-                writer.tensor(&tensor.name, StorageType::F32, &tensor.shape)?;
-                writer.tensor(&scale(), StorageType::F32, &[1])?;
+                if !is_linear(&tensor.name) {
+                    return refuse("is ternary, and transformers has only linears so".to_string());
+                }
+                match (form, &tensor.shape[..]) {
+                    (HuggingFaceForm::Master, shape) => writer.tensor(&tensor.name, dtype, shape)?,
+                    (_, &[rows, cols]) if rows.is_multiple_of(4) => {
+                        writer.tensor(&tensor.name, StorageType::U8, &[rows / 4, cols])?
+                    }
+                    (_, shape) => return refuse(format!("has {} rows, and four share a byte", shape[0])),
+                };
+                writer.tensor(&scale_name(tensor), dtype, &[1])?;
             }
-            TensorKind::Floats(_) | TensorKind::Stored(_) if self.form.is_packed() && is_linear(&tensor.name) => {
-                refuse("is not ternary, and a packed folder holds trits")?;
+            _ if form.is_packed() && is_linear(&tensor.name) => {
+                return refuse("is not ternary, and a packed folder holds trits".to_string());
             }
-            TensorKind::Floats(dtype) | TensorKind::Stored(dtype) => {
+            TensorKind::Stored(stored) if stored != dtype => {
+                return refuse(format!("is passed through as {stored} into a folder of {dtype}"));
+            }
+            TensorKind::Floats | TensorKind::Stored(_) => {
                 writer.tensor(&stored_name(&tensor.name), dtype, &tensor.shape)?;
             }
         }
@@ -148,11 +166,11 @@ impl Linears<'_> {
     }
 
     fn write(&self, tensor: &Tensor, data: TensorData, out: &mut SafetensorsTensorWriter) -> Result<(), FormatError> {
-        let (TensorKind::Floats(dtype) | TensorKind::Stored(dtype)) = tensor.kind else {
+        if tensor.kind == TensorKind::Ternary {
             let matrix = encode::matrix(self.path, tensor, data)?;
             return self.write_matrix(tensor, &matrix, out);
-        };
-        let payload = Payload::plain(self.path, tensor, data, dtype)?;
+        }
+        let payload = Payload::plain(self.path, tensor, data, self.options.dtype)?;
         out.write_with(&stored_name(&tensor.name), |out| payload.write_to(out))
     }
 
@@ -162,16 +180,33 @@ impl Linears<'_> {
         matrix: &TernaryMatrix,
         out: &mut SafetensorsTensorWriter,
     ) -> Result<(), FormatError> {
-        let refuse = |reason: String| FormatError::tensor(self.path, &tensor.name, reason);
-        let scale_name = format!("{}_scale", tensor.name);
-        if self.form == HuggingFaceForm::Master {
-            let floats = matrix.to_f32();
-            if quantize::already_ternary(&floats, matrix.rows(), matrix.cols()).as_ref() != Some(matrix) {
-                return Err(refuse("could not be told from a master by its floats: pack it".to_string()));
+        let HuggingFaceOptions { form, dtype } = self.options;
+        let (weight, scale) = match form {
+            HuggingFaceForm::Master => (self.floats(tensor, matrix)?, 1.0),
+            _ => {
+                (encode::pack(self.path, &tensor.name, Packing::HfPacked, matrix)?, self.weight_scale(tensor, matrix)?)
             }
-            out.write_f32(&tensor.name, &floats)?;
-            return out.write_f32(&scale_name, &[1.0]);
+        };
+        out.write_with(&tensor.name, |out| weight.write_to(out))?;
+        let scale = Payload::Floats { values: vec![scale], dtype };
+        out.write_with(&scale_name(tensor), |out| scale.write_to(out))
+    }
+
+    /// `trit · scale`, if a reader will see from them that they are that.
+    fn floats(&self, tensor: &Tensor, matrix: &TernaryMatrix) -> Result<Payload, FormatError> {
+        for scale in matrix.scale().values() {
+            self.check_exact(tensor, *scale, *scale)?;
         }
+        let values = matrix.to_f32();
+        if quantize::already_ternary(&values, matrix.rows(), matrix.cols()).as_ref() != Some(matrix) {
+            let reason = "could not be told from a master by its floats: pack it";
+            return Err(FormatError::tensor(self.path, &tensor.name, reason));
+        }
+        Ok(Payload::Floats { values, dtype: self.options.dtype })
+    }
+
+    fn weight_scale(&self, tensor: &Tensor, matrix: &TernaryMatrix) -> Result<f32, FormatError> {
+        let refuse = |reason: String| FormatError::tensor(self.path, &tensor.name, reason);
         let scale = match matrix.scale() {
             // Of a matrix of zeros any scale is right, and none is stored by some formats.
             Scale::Tensor(0.0) if matrix.zero_fraction() == 1.0 => 1.0,
@@ -181,22 +216,39 @@ impl Linears<'_> {
                 return Err(refuse(reason));
             }
         };
-        let stored = if self.form == HuggingFaceForm::PackedBitLinear { divisor(scale) } else { scale };
+        let HuggingFaceOptions { form, dtype } = self.options;
+        let stored = if form == HuggingFaceForm::PackedBitLinear { divisor(scale, dtype) } else { scale };
         if !(stored.is_normal() && (1.0 / stored).is_finite()) {
             return Err(refuse(format!("has the scale {scale:e}, which cannot be stored as a weight_scale")));
         }
-        let packed = encode::pack(self.path, &tensor.name, Packing::HfPacked, matrix)?;
-        out.write_with(&tensor.name, |out| packed.write_to(out))?;
-        out.write_f32(&scale_name, &[stored])
+        self.check_exact(tensor, scale, stored)?;
+        Ok(stored)
+    }
+
+    /// Refuses a scale if what is stored of it would be rounded.
+    fn check_exact(&self, tensor: &Tensor, scale: f32, stored: f32) -> Result<(), FormatError> {
+        let dtype = self.options.dtype;
+        if encode::rounded(stored, dtype) != stored {
+            let reason =
+                format!("has the scale {scale:e}, and {stored:e} is no {dtype} number (F32 holds every scale)");
+            return Err(FormatError::tensor(self.path, &tensor.name, reason));
+        }
+        Ok(())
     }
 }
 
-/// The number whose inverse is nearest to `scale`. The nearest to the inverse need not be that number.
-fn divisor(scale: f32) -> f32 {
+/// The name of a linear's scale.
+fn scale_name(tensor: &Tensor) -> String {
+    format!("{}_scale", tensor.name)
+}
+
+/// The number whose inverse is nearest to `scale`, one of type `dtype` if that is as near as any. The number nearest to the
+/// inverse of `scale` need not be that number.
+fn divisor(scale: f32, dtype: StorageType) -> f32 {
     let inverse = 1.0 / scale;
     let error = |divisor: f32| (f64::from(1.0 / divisor) - f64::from(scale)).abs();
     let closer = |best: f32, other: f32| if error(other) < error(best) { other } else { best };
-    [inverse.next_down(), inverse.next_up()].into_iter().fold(inverse, closer)
+    [inverse, inverse.next_down(), inverse.next_up()].into_iter().fold(encode::rounded(inverse, dtype), closer)
 }
 
 /// The norm before a linear has another name in transformers.
@@ -210,20 +262,21 @@ fn stored_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::divisor;
+    use crate::StorageType;
 
     #[test]
     fn divisors_give_their_scale_back_to_the_last_bit_but_one() {
         let mut exact = 0;
         for i in 0..10_000u32 {
             let scale = f32::from_bits(0x3c00_0000 + i * 1_234);
-            let back = 1.0 / divisor(scale);
+            let back = 1.0 / divisor(scale, StorageType::F32);
             assert!(back.to_bits().abs_diff(scale.to_bits()) <= 1, "{scale:e} came back as {back:e}");
             exact += u32::from(back == scale);
         }
         assert!(exact > 8_000, "{exact} of 10000");
         // What another program stored is found again.
-        for stored in [1.0f32, 37.5, 1.0 / 0.02, 0.3, 6.15e3] {
-            assert_eq!(1.0 / divisor(1.0 / stored), 1.0 / stored);
+        for stored in [1.0f32, 37.5, 50.0, 0.296_875, 6144.0] {
+            assert_eq!(divisor(1.0 / stored, StorageType::BF16), stored);
         }
     }
 }

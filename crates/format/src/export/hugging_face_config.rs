@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use super::plan::Plan;
-use super::{HuggingFaceForm, Model, TensorKind, fidelity};
+use super::{HuggingFaceForm, HuggingFaceOptions, Model, fidelity};
 use crate::config::from_hugging_face;
 use crate::{Activation, FormatError, ModelConfig, RopeScaling, StorageType};
 
@@ -18,8 +18,7 @@ pub(super) fn config(
     file: &Path,
     model: &Model,
     plan: Plan,
-    form: HuggingFaceForm,
-    embedding: Option<TensorKind>,
+    options: &HuggingFaceOptions,
 ) -> Result<Json, FormatError> {
     let config = &model.config;
     let (class, model_type) = class(file, config, plan)?;
@@ -40,7 +39,11 @@ pub(super) fn config(
         "architectures": [class],
         "attention_bias": false,
         "bos_token_id": bos,
-        "dtype": dtype(embedding),
+        "dtype": match options.dtype {
+            StorageType::BF16 => "bfloat16",
+            StorageType::F16 => "float16",
+            _ => "float32",
+        },
         "eos_token_id": one_or_list(&config.eos_token_ids),
         "head_dim": config.head_dim,
         "hidden_act": match config.activation {
@@ -61,7 +64,7 @@ pub(super) fn config(
         "use_cache": true,
         "vocab_size": config.vocab_size,
     });
-    if let Some(quantization) = quantization_config(file, config, plan, form)? {
+    if let Some(quantization) = quantization_config(file, config, plan, options.form)? {
         json["quantization_config"] = quantization;
     }
     let read = from_hugging_face(file, &json, None)?;
@@ -139,15 +142,6 @@ fn rope_parameters(file: &Path, config: &ModelConfig) -> Result<Json, FormatErro
         RopeScaling::Factors(_) => {
             Err(FormatError::unsupported(file, "a divisor for each rotary frequency (a GGUF's rope_freqs.weight)"))
         }
-    }
-}
-
-/// The type that transformers computes in, if it is not told another: that of the embedding.
-fn dtype(embedding: Option<TensorKind>) -> &'static str {
-    match embedding {
-        Some(TensorKind::Floats(StorageType::BF16) | TensorKind::Stored(StorageType::BF16)) => "bfloat16",
-        Some(TensorKind::Floats(StorageType::F16) | TensorKind::Stored(StorageType::F16)) => "float16",
-        _ => "float32",
     }
 }
 

@@ -29,7 +29,7 @@ use bitnet_ternary::TernaryMatrix;
 use bytes::Bytes;
 
 pub use gguf::{Architecture, GgufOptions, write_gguf};
-pub use hugging_face::{HuggingFaceForm, write_hugging_face};
+pub use hugging_face::{HuggingFaceForm, HuggingFaceOptions, write_hugging_face};
 
 use crate::{ModelConfig, StorageType, TokenizerSource};
 
@@ -55,18 +55,17 @@ pub struct Tensor {
     pub name: String,
     /// Outermost dimension first: `[rows, cols]` of a matrix, which for a linear are `[out_features, in_features]`.
     pub shape: Vec<usize>,
-    /// What its data will be and how it is to be stored.
+    /// What its data will be.
     pub kind: TensorKind,
 }
 
-/// What a tensor's data will be and how it is to be stored.
+/// What a tensor's data will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorKind {
     /// Trits with scales, stored as the format's options say.
     Ternary,
-    /// Numbers, stored as `F32`, `F16` or `BF16`. Norms of a GGUF are stored as `F32` whatever is said here, because the
-    /// programs that read them need it.
-    Floats(StorageType),
+    /// Numbers, stored as the format's options say.
+    Floats,
     /// Bytes of a stored type, passed through. Not for ternary packings.
     Stored(StorageType),
 }
@@ -88,9 +87,9 @@ impl Tensor {
         Self { name: name.into(), shape: vec![rows, cols], kind: TensorKind::Ternary }
     }
 
-    /// Numbers that are stored as `storage`.
-    pub fn floats(name: impl Into<String>, shape: &[usize], storage: StorageType) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), kind: TensorKind::Floats(storage) }
+    /// Numbers.
+    pub fn floats(name: impl Into<String>, shape: &[usize]) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), kind: TensorKind::Floats }
     }
 
     /// Bytes that are of type `storage` already.

@@ -126,8 +126,7 @@ impl Plan {
 fn check_kind(tensor: &Tensor) -> Result<(), String> {
     match tensor.kind {
         TensorKind::Ternary if tensor.shape.len() != 2 => Err("is ternary and no matrix".to_string()),
-        TensorKind::Floats(StorageType::F32 | StorageType::F16 | StorageType::BF16) | TensorKind::Ternary => Ok(()),
-        TensorKind::Floats(other) => Err(format!("is to be stored as {other}; floats can be as F32, F16 and BF16")),
+        TensorKind::Ternary | TensorKind::Floats => Ok(()),
         TensorKind::Stored(dtype @ StorageType::Ternary(_)) => {
             Err(format!("is passed through as {dtype}: trits are given as a matrix"))
         }

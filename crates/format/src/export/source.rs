@@ -2,12 +2,11 @@
 
 use super::plan::{Plan, is_linear};
 use super::{Model, Tensor, TensorData, TensorKind};
-use crate::{Checkpoint, FormatError, StorageType};
+use crate::{Checkpoint, FormatError};
 
 impl Model {
-    /// What a checkpoint holds, ready to be written in another form: linears as trits, everything else as the floats it is
-    /// stored as (as F16 where those are of another kind than F32, F16 and BF16). Whoever wants a tensor otherwise changes its
-    /// [`kind`](Tensor::kind).
+    /// What a checkpoint holds, ready to be written in another form: linears as trits, everything else as floats. Whoever
+    /// wants a tensor otherwise changes its [`kind`](Tensor::kind).
     ///
     /// # Errors
     ///
@@ -17,11 +16,7 @@ impl Model {
         let mut plan = Plan::of(checkpoint.tensors().map(|info| info.name.as_str()));
         // Some files have a copy of the embedding for a head that they say is tied.
         plan.head &= config.tie_word_embeddings != Some(true);
-        let kind = |name: &str| match checkpoint.info(name).map(|info| info.dtype) {
-            _ if is_linear(name) => TensorKind::Ternary,
-            Some(dtype @ (StorageType::F32 | StorageType::F16 | StorageType::BF16)) => TensorKind::Floats(dtype),
-            _ => TensorKind::Floats(StorageType::F16),
-        };
+        let kind = |name: &str| if is_linear(name) { TensorKind::Ternary } else { TensorKind::Floats };
         let tensors = plan.tensors(&config);
         let tensors = tensors.into_iter().map(|(name, shape)| Tensor { kind: kind(&name), name, shape }).collect();
         Ok(Self { name: name.into(), config, tokenizer: checkpoint.tokenizer_files()?, tensors })
