@@ -52,11 +52,7 @@ pub fn export(
         .collect();
     for (name, linear) in &linears {
         let (name, [rows, cols]) = (format!("{name}.weight"), [linear.d_output(), linear.d_input()]);
-        tensors.push(if master {
-            Tensor::floats(name, &[rows, cols])
-        } else {
-            Tensor::ternary(name, rows, cols)
-        });
+        tensors.push(if master { Tensor::floats(name, &[rows, cols]) } else { Tensor::ternary(name, rows, cols) });
     }
     let norms: Vec<_> = model.norms().collect();
     let own = linears.iter().filter_map(|(name, linear)| Some((format!("{name}.norm"), linear.norm()?)));
