@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use bitnet_format::export::{GgufOptions, HuggingFaceForm, Model, Tensor, TensorData, write_gguf, write_hugging_face};
+use bitnet_format::export::{
+    GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, write_gguf, write_hugging_face,
+};
 use bitnet_format::{ModelConfig, StorageType, TokenizerSource};
 use bitnet_model::{BitLinear, Transformer};
 use bitnet_ternary::Packing;
@@ -39,30 +41,24 @@ pub fn export(
 ) -> Result<(), TrainError> {
     let master = format == ExportFormat::HfMaster;
     let linears: Vec<(String, &BitLinear)> = model.linears().collect();
+    let floats = match model.dense().next().and_then(|(_, matrix)| matrix.storage()) {
+        Some(FloatDType::F16) => StorageType::F16,
+        Some(FloatDType::BF16) => StorageType::BF16,
+        _ => StorageType::F32,
+    };
     let mut tensors: Vec<Tensor> = model
         .dense()
-        .map(|(name, matrix)| {
-            let storage = match matrix.storage() {
-                Some(FloatDType::F16) => StorageType::F16,
-                Some(FloatDType::BF16) => StorageType::BF16,
-                _ => StorageType::F32,
-            };
-            Tensor::floats(name, &[matrix.rows(), model.config().hidden_size], storage)
-        })
+        .map(|(name, matrix)| Tensor::floats(name, &[matrix.rows(), model.config().hidden_size]))
         .collect();
     for (name, linear) in &linears {
         let (name, [rows, cols]) = (format!("{name}.weight"), [linear.d_output(), linear.d_input()]);
-        tensors.push(if master {
-            Tensor::floats(name, &[rows, cols], StorageType::F32)
-        } else {
-            Tensor::ternary(name, rows, cols)
-        });
+        tensors.push(if master { Tensor::floats(name, &[rows, cols]) } else { Tensor::ternary(name, rows, cols) });
     }
     let norms: Vec<_> = model.norms().collect();
     let own = linears.iter().filter_map(|(name, linear)| Some((format!("{name}.norm"), linear.norm()?)));
     let norms: Vec<_> = norms.into_iter().chain(own).collect();
     for (name, norm) in &norms {
-        tensors.push(Tensor::floats(format!("{name}.weight"), &norm.weight().dims(), StorageType::F32));
+        tensors.push(Tensor::floats(format!("{name}.weight"), &norm.weight().dims()));
     }
     let files = Model {
         name: name.to_string(),
@@ -91,17 +87,16 @@ pub fn export(
         let matrix = dense.map(|(_, matrix)| matrix).expect("every tensor was declared from the model");
         Ok(TensorData::Floats(matrix.floats().into_data().iter().collect()))
     };
-    match format {
+    let form = match format {
         ExportFormat::Gguf(packing) => {
-            let options = GgufOptions { packing, ..GgufOptions::default() };
-            write_gguf(&files, &options, path, overwrite, data)
+            let options = GgufOptions { packing, floats, ..GgufOptions::default() };
+            return write_gguf(&files, &options, path, overwrite, data);
         }
-        ExportFormat::HfPacked => {
-            write_hugging_face(&files, HuggingFaceForm::PackedAutoBitLinear, path, overwrite, data)
-        }
-        ExportFormat::HfPackedBitLinear => {
-            write_hugging_face(&files, HuggingFaceForm::PackedBitLinear, path, overwrite, data)
-        }
-        ExportFormat::HfMaster => write_hugging_face(&files, HuggingFaceForm::Master, path, overwrite, data),
-    }
+        ExportFormat::HfPacked => HuggingFaceForm::PackedAutoBitLinear,
+        ExportFormat::HfPackedBitLinear => HuggingFaceForm::PackedBitLinear,
+        ExportFormat::HfMaster => HuggingFaceForm::Master,
+    };
+    // Scales are any f32, and a folder has one type for all its floats.
+    let options = HuggingFaceOptions { form, dtype: StorageType::F32 };
+    write_hugging_face(&files, &options, path, overwrite, data)
 }

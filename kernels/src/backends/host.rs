@@ -3,6 +3,7 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 
+use super::written::written;
 use crate::cpu::attention::{AttentionShape, attention};
 use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::gate::{self, Gate, gated};
@@ -66,8 +67,13 @@ fn linears<B: HostBackend>(
     let tensors: Vec<Weight<B>> = weights.into_vec().into_iter().map(contiguous).collect();
     let specs: Vec<TernarySpec> = tensors.iter().map(|w| w.spec).collect();
     let weights: Vec<TernaryView<'_>> = tensors.iter().map(|w| view::<B>(&w.words, &w.scale, &w.spec)).collect();
+    let all_int8 = specs.iter().all(|spec| spec.activations == Activations::Int8);
+    if let ([w], true) = (&*weights, all_int8) {
+        let out = written(tokens * w.rows, |out| ternary::linears(Isa::active(), tokens, row, &weights, &mut [out]));
+        return vec![B::from_f32s(out, &[tokens, w.rows])];
+    }
     let mut out: Vec<Vec<f32>> = weights.iter().map(|w| vec![0f32; tokens * w.rows]).collect();
-    if specs.iter().all(|spec| spec.activations == Activations::Int8) {
+    if all_int8 {
         let mut out: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
         ternary::linears(Isa::active(), tokens, row, &weights, &mut out);
     } else {
@@ -136,8 +142,7 @@ impl<B: HostBackend> TernaryOps for B {
         let (words, scale) = (B::contiguous_int(words), B::contiguous(scale));
         let w = view::<B>(&words, &scale, &spec);
         let rows = w.rows;
-        let mut out = vec![0f32; rows * spec.cols];
-        ternary::dequantize(&w, &mut out);
+        let out = written(rows * spec.cols, |out| ternary::dequantize(&w, out));
         B::from_f32s(out, &[rows, spec.cols])
     }
 
@@ -145,9 +150,8 @@ impl<B: HostBackend> TernaryOps for B {
         let (x, w) = (B::contiguous(x), B::contiguous(w));
         let [tokens, cols] = x.shape().dims();
         let [rows, _] = w.shape().dims();
-        let mut out = vec![0f32; tokens * rows];
         let w = DenseView::Floats { values: B::f32s(&w), cols };
-        dense::linear(Isa::active(), B::f32s(&x), tokens, &w, &mut out);
+        let out = written(tokens * rows, |out| dense::linear(Isa::active(), B::f32s(&x), tokens, &w, out));
         B::from_f32s(out, &[tokens, rows])
     }
 
@@ -156,8 +160,7 @@ impl<B: HostBackend> TernaryOps for B {
         let [tokens, _] = x.shape().dims();
         let [rows, row_bytes] = stored.shape().dims();
         let w = DenseView::Stored { bytes: B::bytes(&stored), cols, row_bytes, format };
-        let mut out = vec![0f32; tokens * rows];
-        dense::linear(Isa::active(), B::f32s(&x), tokens, &w, &mut out);
+        let out = written(tokens * rows, |out| dense::linear(Isa::active(), B::f32s(&x), tokens, &w, out));
         B::from_f32s(out, &[tokens, rows])
     }
 
@@ -173,8 +176,8 @@ impl<B: HostBackend> TernaryOps for B {
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let (x, weight) = (B::contiguous(x), B::contiguous(weight));
-        let mut out = vec![0f32; x.shape().num_elements()];
-        norm::rms_norm(Isa::active(), B::f32s(&x), B::f32s(&weight), eps as f32, &mut out);
+        let (values, weight) = (B::f32s(&x), B::f32s(&weight));
+        let out = written(values.len(), |out| norm::rms_norm(Isa::active(), values, weight, eps as f32, out));
         B::from_f32s(out, x.shape().as_slice())
     }
 
@@ -210,17 +213,18 @@ impl<B: HostBackend> TernaryOps for B {
         let cache = CacheShape { batch, kv_heads, head_dim, blocks, format: spec.format };
         let keys = B::change_words(keys, |keys| cache.write(CacheSide::Keys, &turned_k, spec.start, keys));
         let values = B::change_words(values, |values| cache.write(CacheSide::Values, B::f32s(&v), spec.start, values));
-        let mut out = vec![0f32; turned_q.len()];
         let shape = AttentionShape { tokens, heads, start: spec.start };
         let (k, v) = (B::words(&keys), B::words(&values));
-        attention(isa, &turned_q, k, v, cache, shape, spec.scale as f32, &mut out);
+        let out = written(turned_q.len(), |out| {
+            attention(isa, &turned_q, k, v, cache, shape, spec.scale as f32, out);
+        });
         (B::from_f32s(out, &q_shape), keys, values)
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {
         let (gate, up) = (B::contiguous(gate), B::contiguous(up));
-        let mut out = vec![0f32; gate.shape().num_elements()];
-        gated(Isa::active(), kind, B::f32s(&gate), B::f32s(&up), &mut out);
+        let (gates, ups) = (B::f32s(&gate), B::f32s(&up));
+        let out = written(gates.len(), |out| gated(Isa::active(), kind, gates, ups, out));
         B::from_f32s(out, gate.shape().as_slice())
     }
 }

@@ -6,6 +6,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::FloatDType;
 
 use super::host::{HostBackend, scale_view};
+use super::written::written;
 use crate::cpu::adamw::{self, AdamW};
 use crate::cpu::attention::segments::{self, Heads};
 use crate::cpu::gate::{self, Gate};
@@ -60,8 +61,9 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> FloatTensor<Self> {
         let [tokens, cols] = codes.shape().dims();
         let w = view::<B>(&words, &scale, granularity, cols);
-        let mut out = vec![0f32; tokens * w.rows];
-        ternary::linears_of_codes(Isa::active(), B::codes(&codes), B::f32s(&multiplier), &[w], &mut [&mut out]);
+        let out = written(tokens * w.rows, |out| {
+            ternary::linears_of_codes(Isa::active(), B::codes(&codes), B::f32s(&multiplier), &[w], &mut [out]);
+        });
         B::from_f32s(out, &[tokens, w.rows])
     }
 
@@ -74,9 +76,10 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> FloatTensor<Self> {
         let dy = B::contiguous(dy);
         let [tokens, _] = dy.shape().dims();
-        let mut dx = vec![0f32; tokens * cols];
         let w = view::<B>(&words, &scale, granularity, cols);
-        linear_backward::ternary_input(Isa::active(), B::f32s(&dy), tokens, &w, &mut dx);
+        let dx = written(tokens * cols, |dx| {
+            linear_backward::ternary_input(Isa::active(), B::f32s(&dy), tokens, &w, dx);
+        });
         B::from_f32s(dx, &[tokens, cols])
     }
 
@@ -87,33 +90,37 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> FloatTensor<Self> {
         let dy = B::contiguous(dy);
         let ([_, rows], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), codes.shape().dims());
-        let mut dw = vec![0f32; rows * cols];
         let (codes, multiplier) = (B::codes(&codes), B::f32s(&multiplier));
-        linear_backward::quantized_weight(Isa::active(), B::f32s(&dy), codes, multiplier, &mut dw);
+        let dw = written(rows * cols, |dw| {
+            linear_backward::quantized_weight(Isa::active(), B::f32s(&dy), codes, multiplier, dw);
+        });
         B::from_f32s(dw, &[rows, cols])
     }
 
     fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         let (x, w) = (B::contiguous(x), B::contiguous(w));
         let ([tokens, cols], [rows, _]): ([usize; 2], [usize; 2]) = (x.shape().dims(), w.shape().dims());
-        let mut y = vec![0f32; tokens * rows];
-        linear_backward::float_forward(Isa::active(), B::f32s(&x), B::f32s(&w), cols, &mut y);
+        let y = written(tokens * rows, |y| {
+            linear_backward::float_forward(Isa::active(), B::f32s(&x), B::f32s(&w), cols, y);
+        });
         B::from_f32s(y, &[tokens, rows])
     }
 
     fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         let (dy, w) = (B::contiguous(dy), B::contiguous(w));
         let ([tokens, _], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), w.shape().dims());
-        let mut dx = vec![0f32; tokens * cols];
-        linear_backward::float_input(Isa::active(), B::f32s(&dy), B::f32s(&w), cols, &mut dx);
+        let dx = written(tokens * cols, |dx| {
+            linear_backward::float_input(Isa::active(), B::f32s(&dy), B::f32s(&w), cols, dx);
+        });
         B::from_f32s(dx, &[tokens, cols])
     }
 
     fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
         let (dy, x) = (B::contiguous(dy), B::contiguous(x));
         let ([tokens, rows], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), x.shape().dims());
-        let mut dw = vec![0f32; rows * cols];
-        linear_backward::float_weight(Isa::active(), B::f32s(&dy), B::f32s(&x), tokens, &mut dw);
+        let dw = written(rows * cols, |dw| {
+            linear_backward::float_weight(Isa::active(), B::f32s(&dy), B::f32s(&x), tokens, dw);
+        });
         B::from_f32s(dw, &[rows, cols])
     }
 
@@ -125,9 +132,11 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (x, weight, dy) = (B::contiguous(x), B::contiguous(weight), B::contiguous(dy));
         let [width] = weight.shape().dims();
-        let (mut dx, mut dweight) = (vec![0f32; x.shape().num_elements()], vec![0f32; width]);
+        let mut dweight = vec![0f32; width];
         let (values, weights) = (B::f32s(&x), B::f32s(&weight));
-        norm::backward(Isa::active(), values, weights, eps as f32, B::f32s(&dy), &mut dx, &mut dweight);
+        let dx = written(values.len(), |dx| {
+            norm::backward(Isa::active(), values, weights, eps as f32, B::f32s(&dy), dx, &mut dweight);
+        });
         (B::from_f32s(dx, x.shape().as_slice()), B::from_f32s(dweight, &[width]))
     }
 
@@ -139,8 +148,11 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (gate, up, dy) = (B::contiguous(gate), B::contiguous(up), B::contiguous(dy));
         let shape = gate.shape();
-        let (mut dgate, mut dup) = (vec![0f32; shape.num_elements()], vec![0f32; shape.num_elements()]);
-        gate::backward(Isa::active(), kind, B::f32s(&gate), B::f32s(&up), B::f32s(&dy), &mut dgate, &mut dup);
+        let (gate, up, dy) = (B::f32s(&gate), B::f32s(&up), B::f32s(&dy));
+        let mut dup = Vec::new();
+        let dgate = written(gate.len(), |dgate| {
+            dup = written(gate.len(), |dup| gate::backward(Isa::active(), kind, gate, up, dy, dgate, dup));
+        });
         (B::from_f32s(dgate, shape.as_slice()), B::from_f32s(dup, shape.as_slice()))
     }
 
@@ -153,9 +165,10 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> FloatTensor<Self> {
         let (q, k, v) = (B::contiguous(q), B::contiguous(k), B::contiguous(v));
         let heads = heads_of::<B>(&q, &k);
-        let mut out = vec![0f32; q.shape().num_elements()];
         let (queries, keys, values) = (B::f32s(&q), B::f32s(&k), B::f32s(&v));
-        segments::attend(Isa::active(), queries, keys, values, &segments, heads, scale as f32, &mut out);
+        let out = written(queries.len(), |out| {
+            segments::attend(Isa::active(), queries, keys, values, &segments, heads, scale as f32, out);
+        });
         B::from_f32s(out, q.shape().as_slice())
     }
 
@@ -172,12 +185,16 @@ impl<B: HostBackend> TrainingOps for B {
         let (out, dout) = (B::contiguous(out), B::contiguous(dout));
         let heads = heads_of::<B>(&q, &k);
         let (q_shape, k_shape) = (q.shape(), k.shape());
-        let (mut dq, mut dk) = (vec![0f32; q_shape.num_elements()], vec![0f32; k_shape.num_elements()]);
-        let mut dv = vec![0f32; k_shape.num_elements()];
         let inputs = [B::f32s(&q), B::f32s(&k), B::f32s(&v)];
-        let gradients = [dq.as_mut_slice(), dk.as_mut_slice(), dv.as_mut_slice()];
-        let (out, dout) = (B::f32s(&out), B::f32s(&dout));
-        segments::backward(Isa::active(), inputs, out, dout, &segments, heads, scale as f32, gradients);
+        let (out, dout, scale) = (B::f32s(&out), B::f32s(&dout), scale as f32);
+        let (mut dk, mut dv) = (Vec::new(), Vec::new());
+        let dq = written(out.len(), |dq| {
+            dk = written(k_shape.num_elements(), |dk| {
+                dv = written(k_shape.num_elements(), |dv| {
+                    segments::backward(Isa::active(), inputs, out, dout, &segments, heads, scale, [dq, dk, dv]);
+                });
+            });
+        });
         let side = |values| B::from_f32s(values, k_shape.as_slice());
         (B::from_f32s(dq, q_shape.as_slice()), side(dk), side(dv))
     }
@@ -198,9 +215,10 @@ impl<B: HostBackend> TrainingOps for B {
     ) -> FloatTensor<Self> {
         let (logits, targets) = (B::contiguous(logits), B::contiguous_int(targets));
         let (lse, dloss) = (B::contiguous(lse), B::contiguous(dloss));
-        let mut out = vec![0f32; logits.shape().num_elements()];
         let (values, targets) = (B::f32s(&logits), B::words(&targets));
-        cross_entropy::backward(Isa::active(), values, targets, B::f32s(&lse), B::f32s(&dloss), &mut out);
+        let out = written(values.len(), |out| {
+            cross_entropy::backward(Isa::active(), values, targets, B::f32s(&lse), B::f32s(&dloss), out);
+        });
         B::from_f32s(out, logits.shape().as_slice())
     }
 

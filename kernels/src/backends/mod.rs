@@ -11,3 +11,5 @@ mod host_training;
 #[cfg(feature = "ndarray")]
 #[expect(deprecated, reason = "kept, thin, as long as Burn has this backend")]
 mod ndarray;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod written;

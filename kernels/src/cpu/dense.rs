@@ -130,6 +130,9 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     };
     let rows_at_once = parallel::rows_per_task(rows, 8);
     let out = parallel::Parts::new(out);
+    if tokens >= MANY && split.is_empty() {
+        return many(isa, x, tokens, w, &out);
+    }
     parallel::tasks(rows.div_ceil(rows_at_once), tokens * rows * cols, |task| {
         let mut buffer = Vec::new();
         for n in task * rows_at_once..rows.min((task + 1) * rows_at_once) {
@@ -151,6 +154,38 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
             for (token, x) in x.chunks_exact(cols).enumerate() {
                 put(token, lanes::dot(isa, x, row));
             }
+        }
+    });
+}
+
+/// From so many tokens on, tiles of them are worked on.
+const MANY: usize = 8;
+
+/// Tokens and rows of the tiles that one task of [`many`] takes.
+const TILE_TOKENS: usize = 64;
+const TILE_ROWS: usize = 32;
+
+/// [`linear`] for many tokens: a row that is in the registers meets some of them, and the other way round.
+fn many(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &parallel::Parts<'_, f32>) {
+    let (rows, cols) = (w.rows(), w.cols());
+    let (down, across) = (tokens.div_ceil(TILE_TOKENS), rows.div_ceil(TILE_ROWS));
+    parallel::tasks(down * across, tokens * rows * cols, |task| {
+        let (first_token, first_row) = (task / across * TILE_TOKENS, task % across * TILE_ROWS);
+        let count = TILE_ROWS.min(rows - first_row);
+        let mut buffers: [Vec<f32>; TILE_ROWS] = [const { Vec::new() }; TILE_ROWS];
+        let mut values: [&[f32]; TILE_ROWS] = [&[]; TILE_ROWS];
+        for (i, (value, buffer)) in values.iter_mut().zip(&mut buffers).take(count).enumerate() {
+            *value = w.row(first_row + i, buffer);
+        }
+        for token in first_token..tokens.min(first_token + TILE_TOKENS) {
+            let x = &x[token * cols..][..cols];
+            let at = token * rows + first_row;
+            // SAFETY: no two tasks have a token and a row in common.
+            let out = unsafe { out.slice(at, at + count) };
+            let (fours, rest) = values[..count].as_chunks::<{ lanes::ROWS }>();
+            let (out_fours, out_rest) = out.as_chunks_mut::<{ lanes::ROWS }>();
+            out_fours.iter_mut().zip(fours).for_each(|(out, rows)| *out = lanes::dots(isa, x, *rows));
+            out_rest.iter_mut().zip(rest).for_each(|(out, row)| *out = lanes::dot(isa, x, row));
         }
     });
 }
@@ -180,7 +215,7 @@ mod tests {
         let bf16s: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
         // One byte in front, so that the half precision rows are not aligned either.
         let shifted: Vec<u8> = std::iter::once(0).chain(f16s.iter().copied()).collect();
-        for tokens in [1, 2, 5] {
+        for tokens in [1, 2, 5, 70] {
             let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 17) % 29) as f32 / 8.0 - 1.5).collect();
             let mut expected = vec![0f32; tokens * rows];
             for t in 0..tokens {

@@ -13,6 +13,14 @@ on_each_isa! {
     pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body
 }
 
+/// Rows that [`dots`] takes at a time.
+pub(crate) const ROWS: usize = 4;
+
+on_each_isa! {
+    /// [`dot`] of `a` with each of some rows, which must be as long.
+    pub(crate) fn dots(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] = dots_body
+}
+
 on_each_isa! {
     /// [`dot`] with the second operand as bfloat16, two little-endian bytes a value; the same bits as after conversion to
     /// f32.
@@ -52,6 +60,28 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
         sums[lane] += a * b;
     }
     total(sums)
+}
+
+#[inline(always)]
+fn dots_body(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    let rows = rows.map(|row| &row[..a.len()]);
+    let mut sums = [[0f32; LANES]; ROWS];
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    let row_chunks = rows.map(|row| row.as_chunks::<LANES>());
+    for (i, a) in chunks.iter().enumerate() {
+        for (sums, row) in sums.iter_mut().zip(&row_chunks) {
+            let row = &row.0[i];
+            for lane in 0..LANES {
+                sums[lane] += a[lane] * row[lane];
+            }
+        }
+    }
+    for (sums, row) in sums.iter_mut().zip(&row_chunks) {
+        for (lane, (a, b)) in rest.iter().zip(row.1).enumerate() {
+            sums[lane] += a * b;
+        }
+    }
+    sums.map(total)
 }
 
 /// [`dot_body`] with the second operand in two bytes a value.
@@ -171,6 +201,9 @@ mod tests {
                 assert_eq!(dot_f16(isa, &a, &half_bytes).to_bits(), of_halves.to_bits(), "{isa} {n}");
                 assert_eq!(dot_bf16(isa, &a, &bf16_bytes).to_bits(), of_bf16s.to_bits(), "{isa} {n}");
                 assert_eq!(dot(isa, &a, &b).to_bits(), expected.to_bits(), "{isa} {n}");
+                let rows = [noise(2, n), noise(3, n), noise(4, n), noise(5, n)];
+                let each = rows.each_ref().map(|row| dot(Isa::Scalar, &a, row));
+                assert_eq!(dots(isa, &a, rows.each_ref().map(Vec::as_slice)), each, "{isa} {n}");
             }
         }
     }

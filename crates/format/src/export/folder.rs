@@ -47,6 +47,16 @@ impl<'a> Staging<'a> {
         self.new_folder().join(name)
     }
 
+    /// An error with the place in the target instead of the temporary one.
+    pub(super) fn placed(&self, mut error: FormatError) -> FormatError {
+        if let FormatError::Io { path, .. } | FormatError::Tensor { file: path, .. } = &mut error
+            && let Ok(name) = path.strip_prefix(self.new_folder())
+        {
+            *path = self.target.join(name);
+        }
+        error
+    }
+
     /// Writes a small file.
     ///
     /// # Errors
@@ -116,6 +126,8 @@ mod tests {
         let staging = Staging::begin(&target, false, &files).unwrap();
         staging.write("a", b"1").unwrap();
         assert!(!target.exists());
+        let error = staging.placed(FormatError::tensor(&staging.path("b"), "t", "is bad"));
+        assert_eq!(error.to_string(), format!("{}: tensor `t` is bad", target.join("b").display()));
         drop(staging);
         assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "an abandoned folder leaves nothing");
 

@@ -36,14 +36,12 @@ impl Architecture {
         }
     }
 
-    /// The architecture under which other programs load such a model: `bitnet-b1.58` with sub-norms, `qwen3` with norms of
-    /// Q and K, and `llama` with neither. A model without sub-norms whose activation is not SiLU is `bitnet-b1.58`, so that
-    /// they refuse it rather than run it wrongly.
+    /// The architecture under which other programs load such a model; see [`GgufOptions::architecture`].
     fn of(plan: Plan, activation: Activation) -> Self {
         match plan {
             Plan { sub_norms: true, .. } => Self::BitnetB158,
             Plan { qk_norms: true, .. } => Self::Qwen3,
-            _ if activation == Activation::Silu => Self::Llama,
+            Plan { linear_norms: false, .. } if activation == Activation::Silu => Self::Llama,
             _ => Self::BitnetB158,
         }
     }
@@ -75,7 +73,8 @@ pub struct GgufOptions {
     /// Norms are `F32` always: the programs that read them need it.
     pub floats: StorageType,
     /// Default: the one under which other programs load such a model: `bitnet-b1.58` with sub-norms, `qwen3` with norms
-    /// of Q and K, `llama` with neither (if the activation is SiLU).
+    /// of Q and K, `llama` with no norms but each layer's two and with SiLU. Anything else is `bitnet-b1.58`, so that
+    /// they refuse it rather than run it wrongly.
     pub architecture: Option<Architecture>,
 }
 

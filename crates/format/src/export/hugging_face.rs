@@ -90,11 +90,12 @@ pub fn write_hugging_face<E: From<FormatError>>(
     let staging = Staging::begin(path, overwrite, &FILES)?;
     staging.write("config.json", &config::pretty(&config_json))?;
     write_tokenizer(&staging, path, model)?;
-    let mut out = writer.create(staging.path(WEIGHTS), false)?;
+    let placed = |error| staging.placed(error);
+    let mut out = writer.create(staging.path(WEIGHTS), false).map_err(placed)?;
     for tensor in &model.tensors {
-        weights.write(tensor, data(tensor)?, &mut out)?;
+        weights.write(tensor, data(tensor)?, &mut out).map_err(placed)?;
     }
-    out.finish()?;
+    out.finish().map_err(placed)?;
     Ok(staging.finish()?)
 }
 

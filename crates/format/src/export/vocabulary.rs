@@ -354,7 +354,7 @@ mod tests {
         let begin = template(&[special("<s>"), text.clone()]);
         assert!(adds_bos(&begin, Some(1)).unwrap());
         assert!(adds_bos(&json!({ "type": "Sequence", "processors": [byte_level(true), begin] }), Some(1)).unwrap());
-        assert!(!adds_bos(&template(&[text.clone()]), None).unwrap());
+        assert!(!adds_bos(&template(std::slice::from_ref(&text)), None).unwrap());
         assert!(!adds_bos(&Json::Null, None).unwrap());
         for bad in [
             template(&[special("<s>"), text.clone(), special("</s>")]),

@@ -473,6 +473,20 @@ fn other_families() {
     assert_eq!((&*read.config().architecture, read.config().linear_norm_eps), ("Qwen3ForCausalLM", 1e-5));
     qwen.assert_in(&read, |x| x);
 
+    // What no other program runs goes by the name that makes them refuse it.
+    let normed = fake(&Parts { sub_norms: false, linear_norms: true, ..SMALL });
+    let read = normed.gguf(&GgufOptions::default(), &place.path().join("normed.gguf")).unwrap();
+    assert_eq!(read.config().architecture, "bitnet-b1.58");
+    normed.assert_in(&read, |x| x);
+    let mut relu2 = fake(&Parts { sub_norms: false, ..SMALL });
+    relu2.model.config.activation = Activation::Relu2;
+    let read = relu2.gguf(&GgufOptions::default(), &place.path().join("no-sub-norms.gguf")).unwrap();
+    assert_eq!(read.config().architecture, "bitnet-b1.58");
+    relu2.assert_in(&read, |x| x);
+    let read = relu2.folder(HuggingFaceForm::Master, &place.path().join("relu2")).unwrap();
+    assert_eq!(read.config().architecture, "LlamaForCausalLM");
+    relu2.assert_in(&read, |x| x);
+
     // Sub-norms with SiLU, and the choice of an architecture.
     let mut silu = fake(&SMALL);
     silu.model.config.activation = Activation::Silu;
