@@ -82,16 +82,33 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tokenizer with more tokens than the weights to begin with have rows for.
+    #[error("the tokenizer has {tokens} tokens, the embedding of {} {rows} rows", model.display())]
+    Vocabulary {
+        /// Of the tokenizer.
+        tokens: usize,
+        /// The file or folder.
+        model: PathBuf,
+        /// Of the embedding.
+        rows: usize,
+    },
     /// The loss is not a number.
-    #[error(
-        "the loss of step {step} is not a number, first in {layer}; {}",
-        match last_good { Some(path) => format!("the last good checkpoint is {}", path.display()), None => "there is no checkpoint".to_string() }
-    )]
+    #[error("the loss of step {step} is not a number, first in {layer}; {}", advice(.last_good.as_deref()))]
     NotFinite {
         /// The step, the first being 1.
         step: u64,
         /// The first layer whose output is not finite.
         layer: String,
+        /// The latest checkpoint before it.
+        last_good: Option<PathBuf>,
+    },
+    /// A gradient is not a number, or too large for one.
+    #[error("the gradient of {tensor} in step {step} is not a finite number; {}", advice(.last_good.as_deref()))]
+    GradientNotFinite {
+        /// The step, the first being 1.
+        step: u64,
+        /// The first parameter with such a gradient.
+        tensor: String,
         /// The latest checkpoint before it.
         last_good: Option<PathBuf>,
     },
@@ -101,5 +118,13 @@ impl TrainError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+}
+
+/// Where a run that went wrong can be taken up.
+fn advice(last_good: Option<&Path>) -> String {
+    match last_good {
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "there is no checkpoint".to_string(),
     }
 }

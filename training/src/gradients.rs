@@ -35,6 +35,13 @@ impl GradientSum {
         let sums = Tensor::cat(squares, 0).into_data();
         sums.iter::<f32>().map(f64::from).sum::<f64>().sqrt()
     }
+
+    /// The first parameter whose gradient is not finite.
+    pub fn first_not_finite<'p>(&self, parameters: &'p Parameters) -> Option<&'p str> {
+        let is_finite = |gradient: &Tensor<1>| gradient.clone().abs().max().into_scalar::<f32>().is_finite();
+        let found = parameters.in_order().into_iter().find(|(id, _)| self.0.get(id).is_some_and(|g| !is_finite(g)));
+        found.map(|(_, parameter)| parameter.name.as_str())
+    }
 }
 
 struct Take<'a> {

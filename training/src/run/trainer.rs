@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -244,13 +245,16 @@ impl<'a> Trainer<'a> {
             };
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
-                let last = self.checkpoints.steps()?.pop().map(|step| self.checkpoints.path(step));
-                return Err(TrainError::NotFinite { step: step + 1, layer, last_good: last });
+                return Err(TrainError::NotFinite { step: step + 1, layer, last_good: self.last_good()? });
             }
             loss += sum;
             self.sequences = Some(batch.into_sequences());
         }
         let norm = gradients.norm(&self.parameters);
+        if !norm.is_finite() {
+            let tensor = gradients.first_not_finite(&self.parameters).unwrap_or("the norm of all").to_string();
+            return Err(TrainError::GradientNotFinite { step: step + 1, tensor, last_good: self.last_good()? });
+        }
         let clip = recipe.optimizer.clip;
         let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         let size = StepSize { gradient_scale, ..size };
@@ -267,6 +271,11 @@ impl<'a> Trainer<'a> {
             grad_norm: norm,
             ..StepRecord::default()
         })
+    }
+
+    /// The latest checkpoint.
+    fn last_good(&self) -> Result<Option<PathBuf>, TrainError> {
+        Ok(self.checkpoints.steps()?.pop().map(|step| self.checkpoints.path(step)))
     }
 
     /// What is looked at after some steps.
@@ -435,6 +444,10 @@ fn first_model(options: &RunOptions, tokenizer: &TokenizerFiles) -> Result<Trans
     let quantization = quantization(recipe);
     if let Some(path) = &options.from {
         let checkpoint = bitnet_format::open(path)?;
+        let (tokens, rows) = (tokenizer.tokenizer.vocab_size(), checkpoint.config().vocab_size);
+        if tokens > rows {
+            return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
+        }
         return Ok(load_trainable(&checkpoint, quantization, storage, &device)?.model);
     }
     let vocab_size = tokenizer.tokenizer.vocab_size();
