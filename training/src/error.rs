@@ -92,23 +92,16 @@ pub enum TrainError {
         /// Of the embedding.
         rows: usize,
     },
-    /// The loss is not a number.
-    #[error("the loss of step {step} is not a number, first in {layer}; {}", advice(.last_good.as_deref()))]
+    /// The loss, a gradient or a weight is not a finite number.
+    #[error(
+        "step {step}: numbers are no longer finite, first in {layer}; {}",
+        match last_good { Some(path) => format!("the last good checkpoint is {}", path.display()), None => "there is no checkpoint".to_string() }
+    )]
     NotFinite {
         /// The step, the first being 1.
         step: u64,
-        /// The first layer whose output is not finite.
+        /// The first layer whose output is not finite, or the first parameter.
         layer: String,
-        /// The latest checkpoint before it.
-        last_good: Option<PathBuf>,
-    },
-    /// A gradient is not a number, or too large for one.
-    #[error("the gradient of {tensor} in step {step} is not a finite number; {}", advice(.last_good.as_deref()))]
-    GradientNotFinite {
-        /// The step, the first being 1.
-        step: u64,
-        /// The first parameter with such a gradient.
-        tensor: String,
         /// The latest checkpoint before it.
         last_good: Option<PathBuf>,
     },
@@ -118,13 +111,5 @@ impl TrainError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
-    }
-}
-
-/// Where a run that went wrong can be taken up.
-fn advice(last_good: Option<&Path>) -> String {
-    match last_good {
-        Some(path) => format!("the last good checkpoint is {}", path.display()),
-        None => "there is no checkpoint".to_string(),
     }
 }

@@ -34,6 +34,7 @@ impl Desk {
         let model = &mut recipe.model;
         (model.layers, model.hidden, model.ffn, model.heads, model.kv_heads, model.context) = (2, 32, 64, 4, 2, 32);
         recipe.batch.rows = 6;
+        recipe.optimizer.learning_rate.warmup = "5".parse().unwrap();
         let run = &mut recipe.run;
         (run.max_steps, run.validate_every, run.validate_tokens) = (STEPS, 20, 500);
         (run.checkpoint_every, run.inspect_every, run.sample_every) = (5, 7, 0);

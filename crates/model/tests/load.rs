@@ -90,7 +90,7 @@ fn what_is_missing_or_left_over_is_named() {
 /// A model to be trained further, and the same file as a model that runs.
 fn trainable(name: &str) -> (Transformer, Transformer) {
     let checkpoint = bitnet_format::open(moby(name)).unwrap();
-    let loaded = load_trainable(&checkpoint, Quantization::BITNET, FloatDType::BF16, &device().autodiff()).unwrap();
+    let loaded = load_trainable(&checkpoint, Quantization::BITNET, FloatDType::F32, &device().autodiff()).unwrap();
     assert!(loaded.unused.is_empty(), "{:?}", loaded.unused);
     (loaded.model, model(name))
 }

@@ -1,6 +1,5 @@
 //! The loop.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -245,15 +244,15 @@ impl<'a> Trainer<'a> {
             };
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
-                return Err(TrainError::NotFinite { step: step + 1, layer, last_good: self.last_good()? });
+                return Err(self.checkpoints.not_finite(step + 1, &layer)?);
             }
             loss += sum;
             self.sequences = Some(batch.into_sequences());
         }
         let norm = gradients.norm(&self.parameters);
         if !norm.is_finite() {
-            let tensor = gradients.first_not_finite(&self.parameters).unwrap_or("the norm of all").to_string();
-            return Err(TrainError::GradientNotFinite { step: step + 1, tensor, last_good: self.last_good()? });
+            let layer = gradients.first_not_finite(&self.parameters).unwrap_or_else(|| "their sum".to_string());
+            return Err(self.checkpoints.not_finite(step + 1, &format!("the gradient of {layer}"))?);
         }
         let clip = recipe.optimizer.clip;
         let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
@@ -271,11 +270,6 @@ impl<'a> Trainer<'a> {
             grad_norm: norm,
             ..StepRecord::default()
         })
-    }
-
-    /// The latest checkpoint.
-    fn last_good(&self) -> Result<Option<PathBuf>, TrainError> {
-        Ok(self.checkpoints.steps()?.pop().map(|step| self.checkpoints.path(step)))
     }
 
     /// What is looked at after some steps.

@@ -140,7 +140,7 @@ fn a_gradient_that_is_not_finite_is_found_by_name() {
         gradient[59] = bad;
         let sum = gradients(&model, &[(GATE, vec![0.3; 60]), (DOWN, gradient)]);
         assert!(!sum.norm(&parameters).is_finite());
-        assert_eq!(sum.first_not_finite(&parameters), Some(DOWN));
+        assert_eq!(sum.first_not_finite(&parameters).as_deref(), Some(DOWN));
     }
     let sum = gradients(&model, &[(GATE, vec![0.3; 60])]);
     assert_eq!(sum.first_not_finite(&parameters), None);

@@ -35,13 +35,11 @@ fn good(change: impl Fn(&mut Recipe)) -> (Outcome, Vec<StepRecord>) {
 
 #[test]
 fn the_float_twin() {
-    let (outcome, _folder) = {
-        let (outcome, records, folder) = result(|recipe| recipe.quantization.weights = WeightsChoice::None);
-        assert!(records.iter().all(|record| record.layers.is_none()), "a float layer has no trits to look at");
-        (outcome.unwrap(), folder)
-    };
-    assert!(outcome.model.ends_with("hf") && outcome.model.join("model.safetensors").exists());
-    assert!(!outcome.model.with_file_name("model.gguf").exists());
+    let (outcome, records, _folder) = result(|recipe| recipe.quantization.weights = WeightsChoice::None);
+    assert!(records.iter().all(|record| record.layers.is_none()), "a float layer has no trits to look at");
+    let model = outcome.unwrap().model;
+    assert!(model.ends_with("hf") && model.join("model.safetensors").exists());
+    assert!(!model.with_file_name("model.gguf").exists());
 }
 
 #[test]
@@ -78,18 +76,19 @@ fn muon_other_embeddings_and_learned_merges() {
     good(|recipe| recipe.model.activation = "silu".parse().unwrap());
 }
 
-/// I2_S has one scale for a tensor: a run that it cannot hold says so, by the tensor.
+/// What the file of a run cannot say ends it with an error that names the tensor or the setting, and a checkpoint.
 #[test]
-fn scales_that_the_format_cannot_hold_are_refused_by_name() {
+fn what_a_file_cannot_hold_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut Recipe)| {
+        let (outcome, records, folder) = result(change);
+        assert_eq!(records.len(), 8);
+        assert!(RunFolder::new(folder.path().join("run")).checkpoint(None).unwrap().is_some());
+        outcome.unwrap_err().to_string()
+    };
     for granularity in [Granularity::Row, Granularity::Group(32)] {
-        let (outcome, _, _folder) = result(|recipe| recipe.quantization.scale = ScaleChoice(granularity));
-        let error = outcome.unwrap_err().to_string();
-        assert!(error.contains("q_proj") || error.contains("attn_q"), "{error}");
+        let error = refused(&|recipe| recipe.quantization.scale = ScaleChoice(granularity));
+        assert!(error.contains("model.gguf") && error.contains("attn_q"), "{error}");
     }
-}
-
-#[test]
-fn float_activations() {
-    let (outcome, records, _folder) = result(|recipe| recipe.quantization.act_bits = 0);
-    println!("{:?} {}", outcome, records.len());
+    let error = refused(&|recipe| recipe.quantization.act_bits = 0);
+    assert!(error.contains("model.gguf") && error.contains("activation_bits"), "{error}");
 }
