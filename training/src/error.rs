@@ -82,6 +82,16 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tokenizer with more tokens than the weights to begin with have rows for.
+    #[error("the tokenizer has {tokens} tokens, the embedding of {} {rows} rows", model.display())]
+    Vocabulary {
+        /// Of the tokenizer.
+        tokens: usize,
+        /// The file or folder.
+        model: PathBuf,
+        /// Of the embedding.
+        rows: usize,
+    },
     /// The loss, a gradient or a weight is not a finite number.
     #[error(
         "step {step}: numbers are no longer finite, first in {layer}; {}",
