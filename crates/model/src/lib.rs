@@ -23,6 +23,7 @@ mod initialize;
 mod load;
 mod mlp;
 mod norm;
+mod reparameterize;
 mod rope;
 mod transformer;
 
@@ -43,5 +44,6 @@ pub use initialize::Initialize;
 pub use load::{Loaded, load, load_trainable, load_with_bits};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
+pub use reparameterize::{Ternary, TernaryWeight, WeightLayout};
 pub use rope::Rope;
 pub use transformer::{Sequences, Transformer};
