@@ -1,6 +1,8 @@
 //! The live dashboard of a run: that of burn-train, fed with our events.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
@@ -64,7 +66,13 @@ impl Dashboard {
 
     fn step(&mut self, record: &StepRecord) {
         let Some(screen) = &mut self.screen else { return };
-        screen.show(record);
+        // The renderer panics when its user has chosen to end the process at once, and has given the terminal back.
+        if catch_unwind(AssertUnwindSafe(|| screen.show(record))).is_err() {
+            // Its own farewell stands on the next line.
+            eprintln!();
+            note("killed; --resume goes on from the latest checkpoint");
+            exit(130);
+        }
         if let Some(line) = screen.line.line(record) {
             self.last_line = Some(line);
         }
@@ -136,7 +144,7 @@ impl Screen {
         let interrupter = Interrupter::new();
         let renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         let progress = Span::new(facts);
-        let line = ProgressLine::new(facts.limits, u64::MAX);
+        let line = ProgressLine::new(facts.limits, 1);
         let mut screen = Self { renderer, interrupter, line, progress };
         let ternary_only = [ZEROS, FLIPS];
         for name in CURVES.into_iter().filter(|name| facts.ternary > 0 || !ternary_only.contains(name)) {
