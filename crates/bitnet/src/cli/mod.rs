@@ -43,7 +43,7 @@ enum Command {
     Tokenize(small::Tokenize),
     /// Train a ternary model on text
     #[cfg(feature = "train")]
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// List the devices of this build
     Devices(small::Devices),
     /// Print a completion script for a shell
