@@ -1,10 +1,12 @@
 //! The loop.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
 use bitnet_model::{Initialize, Quantization, Sequences, Transformer, load_trainable, ops::Activations};
+use bitnet_ternary::{Granularity, Packing};
 use burn::tensor::FloatDType;
 
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
@@ -77,6 +79,9 @@ impl<'a> Trainer<'a> {
         observer.event(Event::DataReady(&data.origin));
         let order = Order::new(&data.train, recipe.model.context, recipe.batch.rows, recipe.seed)?;
         let model = first_model(options, &tokenizer)?;
+        if !options.resume {
+            Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
+        }
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -357,18 +362,17 @@ impl<'a> Trainer<'a> {
         }
         let name = self.options.out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
         let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
-        let write = |path: &std::path::Path, format| export(self.model(), &self.tokenizer, &name, format, path, true);
-        if quantized {
+        let formats = Formats::of(self.recipe);
+        if let Some(format) = formats.gguf {
             observer.event(Event::Export(&gguf));
-            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
+            export(self.model(), &self.tokenizer, &name, format, &gguf, true)?;
         }
         observer.event(Event::Export(&hf));
-        write(&hf, form)?;
+        export(self.model(), &self.tokenizer, &name, formats.hugging_face, &hf, true)?;
+        let model = if formats.gguf.is_some() { gguf } else { hf };
         // Of the file that was written, by the program that runs it; the float twin has no such file.
-        let valid = if quantized {
-            let checkpoint = bitnet_format::open(&gguf)?;
+        let valid = if self.recipe.quantization.weights == WeightsChoice::Ternary {
+            let checkpoint = bitnet_format::open(&model)?;
             let model = bitnet_model::load(&checkpoint, &self.options.device)?.model;
             self.validate(&model, None)?
         } else {
@@ -383,7 +387,7 @@ impl<'a> Trainer<'a> {
             tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
             seconds: self.state.elapsed_seconds,
             parameters: self.parameters.total(),
-            model: if quantized { gguf } else { hf },
+            model,
         };
         self.log.flush()?;
         let records = read_jsonl(self.folder.records())?;
@@ -423,6 +427,36 @@ impl<'a> Trainer<'a> {
             ],
             outcome,
         }
+    }
+}
+
+/// What a run writes.
+struct Formats {
+    gguf: Option<ExportFormat>,
+    hugging_face: ExportFormat,
+}
+
+impl Formats {
+    /// The packed files, where they can hold the model: one scale for a matrix, int8 activations.
+    fn of(recipe: &Recipe) -> Self {
+        let quantization = &recipe.quantization;
+        match (quantization.weights, quantization.scale.0, quantization.act_bits) {
+            (WeightsChoice::None, ..) => Self { gguf: None, hugging_face: ExportFormat::HfMaster },
+            (WeightsChoice::Ternary, Granularity::Tensor, 8) => {
+                Self { gguf: Some(ExportFormat::Gguf(Packing::I2S)), hugging_face: ExportFormat::HfPacked }
+            }
+            (WeightsChoice::Ternary, ..) => Self { gguf: None, hugging_face: ExportFormat::HfTernary },
+        }
+    }
+
+    /// Tries to write the model that a run begins with, so that what no file can hold is not trained first.
+    fn check(&self, model: &Transformer, tokenizer: &TokenizerFiles, out: &Path) -> Result<(), TrainError> {
+        if self.gguf.is_some() {
+            return Ok(());
+        }
+        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = tempfile::tempdir_in(parent).map_err(TrainError::io(parent))?;
+        export(model, tokenizer, "model", self.hugging_face, &folder.path().join("hf"), false)
     }
 }
 
