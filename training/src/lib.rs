@@ -30,6 +30,7 @@ pub mod step;
 #[cfg(feature = "burn")]
 pub mod tokenizer;
 
+pub use bitnet_ternary::Packing;
 #[cfg(feature = "burn")]
 pub use error::TrainError;
 #[cfg(feature = "burn")]
@@ -39,4 +40,4 @@ pub use gradients::GradientSum;
 #[cfg(feature = "burn")]
 pub use inspect::Inspector;
 #[cfg(feature = "burn")]
-pub use run::{Event, Facts, Observer, RunFolder, RunOptions, train};
+pub use run::{Event, Facts, Observer, RunFolder, RunOptions, Trained, train};

@@ -18,6 +18,7 @@ mod document;
 mod each;
 mod error;
 mod formats;
+mod found;
 mod order;
 mod pairs;
 mod permutation;
@@ -25,6 +26,7 @@ mod prepare;
 mod source;
 mod split;
 mod tokenize;
+mod whole;
 
 pub use batch::Batch;
 pub use corpus::Corpus;
@@ -32,7 +34,9 @@ pub use document::{At, Place};
 #[cfg(feature = "burn")]
 pub(crate) use each::each_document;
 pub use error::DataError;
+pub use found::find_held_out;
 pub use order::{Blocks, Order};
 pub use pairs::{Pair, Sequence, read_pairs};
 pub use prepare::{Dataset, Origin, Prepare, Progress};
 pub use source::Source;
+pub use whole::{EachDocument, WholeDocuments};

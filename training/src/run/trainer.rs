@@ -4,20 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
-use bitnet_model::{Initialize, Quantization, Sequences, Transformer, load_trainable, ops::Activations};
-use burn::tensor::FloatDType;
+use bitnet_model::{Sequences, Transformer};
 
+use super::batches::{Batches, held_out};
+use super::first::first_model;
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
 use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
-use crate::data::{Blocks, Dataset, Order, Prepare};
+use crate::data::{Dataset, Prepare};
 use crate::export::{ExportFormat, export};
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
-use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
+use crate::recipe::{Recipe, Reduction, WeightsChoice};
 use crate::report::{self, RunSummary};
 use crate::schedule::Progress;
 use crate::step::{DeviceBatch, mean_loss};
@@ -29,9 +30,6 @@ const LOOK_BACK: usize = 200;
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 128;
 
-/// Rows of a batch on held-out text.
-const VALID_ROWS: usize = 16;
-
 pub(super) struct Trainer<'a> {
     options: &'a RunOptions,
     recipe: &'a Recipe,
@@ -39,7 +37,7 @@ pub(super) struct Trainer<'a> {
     checkpoints: Checkpoints,
     tokenizer: TokenizerFiles,
     data: Dataset,
-    order: Order,
+    batches: Batches,
     /// `None` only while a step changes it.
     model: Option<Transformer>,
     parameters: Parameters,
@@ -65,7 +63,7 @@ impl<'a> Trainer<'a> {
         let tokenizer = if options.resume && folder.tokenizer().exists() {
             folder.read_tokenizer()?
         } else {
-            TokenizerFiles::choose(&recipe.tokenizer, &options.source, &mut |_| {})?
+            TokenizerFiles::choose(recipe, &options.source, &mut |_| {})?
         };
         let cache = folder.cache();
         let prepare = Prepare {
@@ -75,8 +73,13 @@ impl<'a> Trainer<'a> {
         };
         let data = prepare.run(&mut |progress| observer.event(Event::Data(progress)))?;
         observer.event(Event::DataReady(&data.origin));
-        let order = Order::new(&data.train, recipe.model.context, recipe.batch.rows, recipe.seed)?;
-        let model = first_model(options, &tokenizer)?;
+        let batches = Batches::new(&data.train, recipe)?;
+        match batches.cut_off() {
+            0 => {}
+            documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
+        }
+        let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        tokenizer.tokenizer.check_vocabulary(model.config().vocab_size)?;
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -88,7 +91,7 @@ impl<'a> Trainer<'a> {
             options,
             recipe,
             checkpoints,
-            order,
+            batches,
             parameters,
             optimizer: Optimizer::new(&recipe.optimizer),
             inspector: Inspector::default(),
@@ -143,6 +146,7 @@ impl<'a> Trainer<'a> {
             ("the batch of the recipe", old.batch == new.batch),
             ("the optimizer of the recipe", old.optimizer == new.optimizer),
             ("the seed", old.seed == new.seed),
+            ("the model that the recipe begins with", old.from == new.from),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -231,13 +235,16 @@ impl<'a> Trainer<'a> {
         model.set_lambda(lambda as f32);
 
         let parts = recipe.batch.accumulate;
-        let batches: Vec<_> = (0..parts).map(|part| self.order.batch(step, part, parts)).collect();
+        let batches: Vec<_> = (0..parts).map(|part| self.batches.batch(step, part, parts)).collect();
         let targets: usize = batches.iter().map(|batch| batch.loss_targets()).sum();
         let mut gradients = GradientSum::default();
         let mut loss = 0.0;
         for batch in batches.iter().filter(|batch| batch.loss_targets() > 0) {
             let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
-            let factor = 1.0 / targets as f64;
+            let factor = match recipe.batch.reduction {
+                Reduction::Mean => 1.0 / targets as f64,
+                Reduction::Sum => 1.0,
+            };
             let sum = match recipe.batch.checkpoint_activations {
                 true => batch.backward_checkpointed(&model, factor, &mut gradients),
                 false => batch.backward(&model, factor, &mut gradients),
@@ -275,7 +282,7 @@ impl<'a> Trainer<'a> {
         let due = |every: u64| every > 0 && record.step.is_multiple_of(every);
         let (validate, inspect, sample) = (due(run.validate_every), due(run.inspect_every), due(run.sample_every));
         if inspect {
-            let batch = self.order.batch(record.step, 0, self.recipe.batch.rows);
+            let batch = self.batches.batch(record.step, 0, self.recipe.batch.rows);
             let layers = self.inspector.look(self.model.as_ref().expect("no step is under way"), &batch)?;
             record.layers = (!layers.is_empty()).then_some(layers);
         }
@@ -301,8 +308,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn validate(&self, model: &Transformer, at_most: Option<u64>) -> Result<Validation, TrainError> {
-        let blocks = Blocks::new(&self.data.valid, self.recipe.model.context, VALID_ROWS, at_most)?;
-        let (loss, tokens) = mean_loss(model, model.device(), blocks);
+        let batches = held_out(&self.data.valid, self.recipe, at_most)?;
+        let (loss, tokens) = mean_loss(model, model.device(), batches);
         Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens })
     }
 
@@ -416,48 +423,9 @@ impl<'a> Trainer<'a> {
                 pair("vocabulary", text(&self.state.data.vocab_size)),
                 pair("training tokens", text(&self.data.train.tokens())),
                 pair("held-out tokens", text(&self.data.valid.tokens())),
-                pair("epochs", format!("{:.2}", self.order.epochs(self.state.step))),
+                pair("epochs", format!("{:.2}", self.batches.epochs(self.state.step))),
             ],
             outcome,
         }
-    }
-}
-
-/// The model before the first step.
-fn first_model(options: &RunOptions, tokenizer: &TokenizerFiles) -> Result<Transformer, TrainError> {
-    let recipe = &options.recipe;
-    let device = options.device.clone().autodiff();
-    let storage = match recipe.model.embedding {
-        StorageChoice::F32 => FloatDType::F32,
-        StorageChoice::F16 => FloatDType::F16,
-        StorageChoice::Bf16 => FloatDType::BF16,
-    };
-    let quantization = quantization(recipe);
-    if let Some(path) = &options.from {
-        let checkpoint = bitnet_format::open(path)?;
-        return Ok(load_trainable(&checkpoint, quantization, storage, &device)?.model);
-    }
-    let vocab_size = tokenizer.tokenizer.vocab_size();
-    let initialize = Initialize {
-        config: recipe.config(vocab_size, tokenizer.end_of_text()),
-        sub_norms: recipe.model.sub_norms,
-        quantization,
-        storage,
-        linear_std: recipe.model.init / (recipe.model.hidden as f64).sqrt(),
-        embedding_std: recipe.model.embedding_init,
-        seed: recipe.seed,
-    };
-    Ok(initialize.on(&device)?)
-}
-
-/// What the linears compute in the first step.
-fn quantization(recipe: &Recipe) -> Quantization {
-    match recipe.quantization.weights {
-        WeightsChoice::None => Quantization::None,
-        WeightsChoice::Ternary => Quantization::Ternary {
-            granularity: recipe.quantization.scale.0,
-            activations: if recipe.quantization.act_bits > 0 { Activations::Int8 } else { Activations::Float },
-            lambda: recipe.quantization.lambda.at(Progress::of_steps(0, recipe.run.max_steps.max(1))) as f32,
-        },
     }
 }
