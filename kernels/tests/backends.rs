@@ -3,26 +3,14 @@
 #![cfg(feature = "burn")]
 #![cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept as long as Burn has this backend"))]
 
+mod support;
+
 use bitnet_kernels::ops::{self, Activations, CacheSpec, Packed, TernarySpec, reference};
 use bitnet_kernels::{CacheFormat, Gate, RowFormat, WeightOrder};
 use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-fn noise(seed: u32, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state % 20_001) as f32 / 2500.0 - 4.0
-    };
-    std::iter::repeat_with(next).take(n).collect()
-}
-
-fn tensor<const D: usize>(seed: u32, shape: [usize; D], device: &Device) -> Tensor<D> {
-    let values = noise(seed, shape.iter().product());
-    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
-}
+use support::{close, floats, noise, tensor};
 
 struct Case {
     matrix: TernaryMatrix,
@@ -54,17 +42,6 @@ fn case(rows: usize, cols: usize, group: Option<usize>, activations: Activations
         spec: TernarySpec { cols, group: group.filter(|size| *size > 0), activations, order: WeightOrder::Rows },
         matrix,
     }
-}
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-fn close<const D: usize>(a: Tensor<D>, b: Tensor<D>, what: &str) {
-    assert_eq!(a.dims(), b.dims(), "{what}");
-    let largest = floats(b.clone()).iter().fold(0f32, |m, x| m.max(x.abs()));
-    let worst = floats(a).iter().zip(floats(b)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-    assert!(worst <= 1e-5 * largest.max(1.0), "{what}: {worst} of {largest}");
 }
 
 const GROUPS: [Option<usize>; 4] = [None, Some(0), Some(16), Some(128)];
@@ -174,7 +151,10 @@ macro_rules! suite {
                         ops::rope(q.clone(), cos.clone(), sin.clone(), 0),
                         ops::rope(k.clone(), cos.clone(), sin.clone(), 0),
                     );
-                    ops::attention(q, k.swap_dims(1, 2), v.clone().swap_dims(1, 2), 0, 0.05)
+                    // The two rows of the batch as sequences, one after the other.
+                    let side = |x: Tensor<4>, heads| x.reshape([2 * tokens, heads, head_dim]);
+                    let sides = [side(q, 6), side(k, 3), side(v.clone(), 3)];
+                    ops::training::segment_attention(sides, &[tokens; 2], 0.05).reshape([2, tokens, 6, head_dim])
                 };
                 for (format, tolerance) in
                     [(CacheFormat::F32, 1e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
@@ -271,26 +251,6 @@ macro_rules! suite {
             }
 
             #[test]
-            fn attention_agrees_with_the_reference_and_reads_no_position_beyond_its_own() {
-                for (tokens, start) in [(1, 0), (1, 6), (5, 0), (4, 3)] {
-                    let q = tensor::<4>(16, [2, tokens, 6, 16], &device());
-                    let k = tensor::<4>(17, [2, 3, 9, 16], &device());
-                    let v = tensor::<4>(18, [2, 3, 9, 16], &device());
-                    let body = reference::attention::<$backend>(prim(&q), prim(&k), prim(&v), start, 0.25);
-                    let body = Tensor::<4>::from_primitive::<$backend>(body);
-                    let y = ops::attention(q.clone(), k.clone(), v.clone(), start, 0.25);
-                    close(y.clone(), body, "attention");
-                    let (room, used) = (9, start + tokens);
-                    if used < room {
-                        let stale = Tensor::<4>::full([2, 3, room - used, 16], f32::NAN, &device());
-                        let v = v.slice_assign([0..2, 0..3, used..room, 0..16], stale.clone());
-                        let k = k.slice_assign([0..2, 0..3, used..room, 0..16], stale);
-                        assert_eq!(floats(ops::attention(q, k, v, start, 0.25)), floats(y));
-                    }
-                }
-            }
-
-            #[test]
             fn views_are_taken_in_their_own_order() {
                 let c = case(9, 64, None, Activations::Int8, &device());
                 let x = tensor::<2>(19, [64, 3], &device()).transpose();
@@ -320,9 +280,9 @@ macro_rules! suite {
                 let normed = ops::rms_norm(x, w, 1e-5);
                 let heads = normed.clone().reshape([1, 6, 2, 16]);
                 let (cos, sin) = (tensor::<2>(24, [6, 8], device), tensor::<2>(25, [6, 8], device));
-                let q = ops::rope(heads.clone(), cos * 0.2, sin * 0.2, 0);
-                let kv = heads.slice([0..1, 0..6, 0..1, 0..16]).swap_dims(1, 2);
-                let y = ops::attention(q, kv.clone(), kv, 0, 0.25).reshape([6, 32]);
+                let q = ops::rope(heads.clone(), cos * 0.2, sin * 0.2, 0).squeeze_dim(0);
+                let kv: Tensor<3> = heads.slice([0..1, 0..6, 0..1, 0..16]).squeeze_dim(0);
+                let y = ops::training::segment_attention([q, kv.clone(), kv], &[6], 0.25).reshape([6, 32]);
                 ops::gated(y, normed, Gate::Silu).sum()
             }
 

@@ -107,7 +107,7 @@ impl Checkpoints {
     /// Writes a checkpoint, and then removes those that are neither among the latest nor the best.
     ///
     /// # Errors
-    /// When writing fails; the checkpoints that were there are still there.
+    /// When writing fails or a weight is not finite; the checkpoints that were there are still there.
     pub fn save(
         &self,
         state: &State,
@@ -137,7 +137,12 @@ impl Checkpoints {
         model.visit(&mut values);
         for (id, parameter) in parameters.in_order() {
             if let Some(value) = values.0.remove(&id) {
-                out.write_f32(&parameter.name, &floats(value))?;
+                let value = floats(value);
+                // Such a model is lost, and must not take the place of one that is not.
+                if value.iter().any(|x| !x.is_finite()) {
+                    return Err(self.not_finite(state.step, &parameter.name)?);
+                }
+                out.write_f32(&parameter.name, &value)?;
             }
             for (part, value) in optimizer.state(id) {
                 out.write_f32(&state_name(part, &parameter.name), &floats(value.clone()))?;
@@ -149,6 +154,15 @@ impl Checkpoints {
         out.finish()?;
         self.remove_old(state.best)?;
         Ok(path)
+    }
+
+    /// What is wrong with a run whose numbers are no longer finite, first in `layer`, at a step.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn not_finite(&self, step: u64, layer: &str) -> Result<TrainError, TrainError> {
+        let last_good = self.steps()?.pop().map(|step| self.path(step));
+        Ok(TrainError::NotFinite { step, layer: layer.to_string(), last_good })
     }
 
     fn remove_old(&self, best: Option<Best>) -> Result<(), TrainError> {

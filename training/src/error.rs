@@ -85,15 +85,25 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The loss is not a number.
+    /// A tokenizer with more tokens than the weights to begin with have rows for.
+    #[error("the tokenizer has {tokens} tokens, the embedding of {} {rows} rows", model.display())]
+    Vocabulary {
+        /// Of the tokenizer.
+        tokens: usize,
+        /// The file or folder.
+        model: PathBuf,
+        /// Of the embedding.
+        rows: usize,
+    },
+    /// The loss, a gradient or a weight is not a finite number.
     #[error(
-        "the loss of step {step} is not a number, first in {layer}; {}",
+        "step {step}: numbers are no longer finite, first in {layer}; {}",
         match last_good { Some(path) => format!("the last good checkpoint is {}", path.display()), None => "there is no checkpoint".to_string() }
     )]
     NotFinite {
         /// The step, the first being 1.
         step: u64,
-        /// The first layer whose output is not finite.
+        /// The first layer whose output is not finite, or the first parameter.
         layer: String,
         /// The latest checkpoint before it.
         last_good: Option<PathBuf>,

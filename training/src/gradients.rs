@@ -24,6 +24,14 @@ impl GradientSum {
         self.0.remove(&id)
     }
 
+    /// The first parameter in the order of the model whose gradient is not finite.
+    pub fn first_not_finite(&self, parameters: &Parameters) -> Option<String> {
+        let is_bad = |id: &ParamId| {
+            self.0.get(id).is_some_and(|gradient| !gradient.clone().abs().max().into_scalar::<f32>().is_finite())
+        };
+        parameters.in_order().into_iter().find(|(id, _)| is_bad(id)).map(|(_, parameter)| parameter.name.clone())
+    }
+
     /// The L2 norm of all gradients together.
     pub fn norm(&self, parameters: &Parameters) -> f64 {
         let squares = parameters.in_order().into_iter().filter_map(|(id, _)| self.0.get(&id).cloned());

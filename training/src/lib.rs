@@ -16,6 +16,8 @@ mod error;
 #[cfg(feature = "burn")]
 mod export;
 #[cfg(feature = "burn")]
+mod finetune;
+#[cfg(feature = "burn")]
 mod gradients;
 #[cfg(feature = "burn")]
 mod inspect;

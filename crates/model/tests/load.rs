@@ -2,8 +2,9 @@
 
 use bitnet_fixtures::moby;
 use bitnet_format::Checkpoint;
-use bitnet_model::{CacheFormat, ModelError, Transformer, load};
-use burn::tensor::{Device, Tensor};
+use bitnet_model::{CacheFormat, ModelError, Quantization, Transformer, load, load_trainable};
+use bitnet_ternary::quantize;
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 fn device() -> Device {
     bitnet_model::device(bitnet_model::DeviceKind::default_name()).unwrap()
@@ -84,4 +85,57 @@ fn what_is_missing_or_left_over_is_named() {
     let bias = renamed("layers.3.mlp.ffn_sub_norm.weight", "layers.3.mlp.ffn_sub_norm_x.bias");
     let error = load(&bias, &device()).err().unwrap().to_string();
     assert!(error.contains("bias"), "{error}");
+}
+
+/// A model to be trained further, and the same file as a model that runs.
+fn trainable(name: &str) -> (Transformer, Transformer) {
+    let checkpoint = bitnet_format::open(moby(name)).unwrap();
+    let loaded = load_trainable(&checkpoint, Quantization::BITNET, FloatDType::F32, &device().autodiff()).unwrap();
+    assert!(loaded.unused.is_empty(), "{:?}", loaded.unused);
+    (loaded.model, model(name))
+}
+
+#[test]
+fn weights_to_be_trained_begin_as_the_model_that_runs() {
+    let tokens: Vec<i32> = (0..40).map(|i| (i * 97) % 4000).collect();
+    for name in ["master", "packed-bitlinear", "packed-autobitlinear", "i2_s.gguf"] {
+        let (trainable, running) = trainable(name);
+        for ((linear, latent), (_, running)) in trainable.linears().zip(running.linears()) {
+            let (found, expected) = (latent.ternary().unwrap(), running.ternary().unwrap());
+            assert_eq!(found.trits(), expected.trits(), "{name}, {linear}");
+            // The scale is a mean again, of latent weights that are in f32.
+            let (found, expected) = (found.scale().at(0, 0, found.cols()), expected.scale().at(0, 0, expected.cols()));
+            assert!((found / expected - 1.0).abs() <= 2.0 * f32::EPSILON, "{name}, {linear}: {found} {expected}");
+        }
+        let ids = |device: &Device| {
+            Tensor::<2, Int>::from_data(TensorData::new(tokens.clone(), [2, 20]), (device, DType::I32))
+        };
+        let logits = |model: &Transformer| model.forward(ids(model.device()));
+        let packed = trainable.pack().unwrap();
+        let expected: Vec<f32> = logits(&running).into_data().iter().collect();
+        let difference = |found: Tensor<3>| {
+            let found: Vec<f32> = found.into_data().iter().collect();
+            bitnet_fixtures::difference(&found, &expected)
+        };
+        assert!(difference(logits(&packed)) < 1e-3, "{name}");
+        assert_eq!(
+            logits(&trainable).inner().into_data().iter::<f32>().collect::<Vec<_>>(),
+            logits(&packed).into_data().iter::<f32>().collect::<Vec<_>>(),
+            "{name}: packing changes nothing"
+        );
+    }
+}
+
+#[test]
+fn masters_are_the_latent_weights_as_they_are() {
+    let checkpoint = bitnet_format::open(moby("master")).unwrap();
+    let (trainable, _) = trainable("master");
+    for (name, linear) in trainable.linears() {
+        let masters = checkpoint.floats(&format!("{name}.weight")).unwrap();
+        let latents: Vec<f32> = linear.latent_weights().unwrap().value().into_data().iter().collect();
+        assert_eq!(latents, masters, "{name}");
+        let [rows, cols] = [linear.d_output(), linear.d_input()];
+        let expected = quantize::absmean(&masters, rows, cols, bitnet_ternary::Granularity::Tensor).unwrap();
+        assert_eq!(linear.pack().unwrap().ternary().unwrap(), expected, "{name}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The modules by themselves.
 
-use bitnet_model::{Activations, BitLinear, BitLinearConfig, RmsNorm, WeightBits};
+use bitnet_model::{Activations, BitLinear, BitLinearConfig, ModelError, Quantization, RmsNorm, WeightBits};
 use bitnet_ternary::{Granularity, Scale, TernaryMatrix, quantize, reference};
 use burn::module::Module;
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
@@ -39,14 +39,60 @@ fn a_norm_and_float_activations_are_part_of_the_layer() {
     assert!((floats(layer.forward(x()))[0] - 3.5 / 7.5f32.sqrt()).abs() < 1e-6);
 }
 
+/// A layer to be trained, quantized so.
+fn latent(granularity: Granularity, activations: Activations) -> BitLinear {
+    let weights = Tensor::<2>::random([24, 144], Distribution::Normal(0.0, 0.1), (&device().autodiff(), DType::F32));
+    BitLinear::latent(weights, Quantization::Ternary { granularity, activations, lambda: 1.0 })
+}
+
 #[test]
-fn a_record_brings_a_layer_back() {
-    let layer = BitLinearConfig::new(40, 8).init(&device());
-    let other = BitLinearConfig::new(40, 8).init(&device());
+fn packing_a_layer_changes_no_bit_of_its_output() {
+    let x = Tensor::<3>::random([2, 3, 144], Distribution::Normal(0.0, 1.0), (&device(), DType::F32));
+    let norm_weight: Vec<f32> = (0..144).map(|i| 0.5 + i as f32 / 100.0).collect();
+    for granularity in [Granularity::Tensor, Granularity::Row, Granularity::Group(32)] {
+        for activations in [Activations::Int8, Activations::Float] {
+            for with_norm in [false, true] {
+                let norm = with_norm.then(|| RmsNorm::new(norm_weight.clone(), 1e-5, &device().autodiff()));
+                let layer = latent(granularity, activations).with_norm(norm);
+                let packed = layer.pack().unwrap();
+                assert!(layer.latent_weights().is_some() && packed.latent_weights().is_none());
+                assert_eq!(packed.norm().is_some(), with_norm);
+                let y = floats(layer.forward(Tensor::from_inner(x.clone())).inner());
+                assert_eq!(floats(packed.forward(x.clone())), y, "{granularity}, {activations:?}, {with_norm}");
+                assert_eq!(floats(packed.weights()), floats(layer.weights().inner()));
+                assert!(packed.weight_bytes() * 10 < layer.weight_bytes(), "two bits for 32, and the scales");
+
+                let weights = layer.latent_weights().unwrap().value().inner();
+                let matrix = quantize::absmean(&floats(weights), 24, 144, granularity).unwrap();
+                assert_eq!(layer.ternary().unwrap(), matrix);
+                assert_eq!(packed.ternary().unwrap(), matrix);
+                assert_eq!(packed.pack().unwrap().ternary().unwrap(), matrix, "it is packed already");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_has_no_trits_is_not_packed() {
+    let float = BitLinear::latent(latent(Granularity::Row, Activations::Int8).weights(), Quantization::None);
+    assert!(matches!(float.pack().unwrap_err(), ModelError::Unsupported { .. }));
+    let broken = Tensor::<2>::full([2, 16], f32::NAN, &device());
+    assert!(matches!(BitLinear::latent(broken, Quantization::BITNET).pack().unwrap_err(), ModelError::NotFinite));
+}
+
+#[test]
+fn a_record_brings_a_layer_back_latent_or_packed() {
+    let layer = || BitLinearConfig::new(40, 8).init(&device());
     let x = Tensor::<2>::random([3, 40], Distribution::Default, (&device(), DType::F32));
-    assert_ne!(floats(other.forward(x.clone())), floats(layer.forward(x.clone())));
-    let other = other.load_record(layer.clone().into_record());
-    assert_eq!(floats(other.forward(x.clone())), floats(layer.forward(x)));
+    let (first, other) = (layer(), layer());
+    let y = floats(first.forward(x.clone()));
+    assert_ne!(floats(other.forward(x.clone())), y);
+    let packed = other.pack().unwrap().load_record(first.pack().unwrap().into_record());
+    assert_eq!(floats(packed.forward(x.clone())), y);
+    let other = other.load_record(first.clone().into_record());
+    assert_eq!(floats(other.forward(x)), y);
+    let latents = |layer: &BitLinear| floats(layer.latent_weights().unwrap().value());
+    assert_eq!(latents(&other), latents(&first));
 }
 
 #[test]
@@ -71,13 +117,19 @@ fn a_record_has_the_weights_row_by_row_whatever_order_a_layer_keeps_them_in() {
 }
 
 #[test]
-fn layers_before_a_bit_linear_get_a_gradient_and_its_weights_none() {
+fn layers_before_a_bit_linear_get_a_gradient_and_packed_weights_none() {
     let device = device().autodiff();
     let layer = BitLinearConfig::new(16, 4).init(&device);
     let x = Tensor::<2>::random([2, 16], Distribution::Default, (&device, DType::F32)).require_grad();
-    let grads = layer.forward(x.clone()).sum().backward();
     let expected = layer.weights().inner().sum_dim(0).expand([2, 16]);
-    x.grad(&grads).unwrap().into_data().assert_approx_eq::<f32>(&expected.into_data(), Default::default());
+    let gradients = layer.forward(x.clone()).sum().backward();
+    x.grad(&gradients).unwrap().into_data().assert_approx_eq::<f32>(&expected.clone().into_data(), Default::default());
+    assert_eq!(layer.latent_weights().unwrap().value().grad(&gradients).unwrap().dims(), [4, 16]);
+
+    // On a device with gradients a packed layer passes them on all the same.
+    let packed = BitLinear::from_ternary(layer.ternary().unwrap(), &device).unwrap();
+    let gradients = packed.forward(x.clone()).sum().backward();
+    x.grad(&gradients).unwrap().into_data().assert_approx_eq::<f32>(&expected.into_data(), Default::default());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::cpu::attention::{AttentionShape, attention};
 use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::gate::{self, Gate, gated};
 use crate::cpu::isa::Isa;
-use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheShape, CacheSide};
+use crate::cpu::kv_cache::{CacheShape, CacheSide};
 use crate::cpu::norm;
 use crate::cpu::rope;
 use crate::cpu::ternary::{self, ScaleView, TernaryView};
@@ -187,29 +187,6 @@ impl<B: HostBackend> TernaryOps for B {
         let mut out = B::f32s(&x).to_vec();
         rope::rotate(Isa::active(), &mut out, x.shape().dims(), B::f32s(&cos), B::f32s(&sin), half, start);
         B::from_f32s(out, x.shape().as_slice())
-    }
-
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        start: usize,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        // As with a cache, which the kernel wants in its own order: [batch, positions, kv_heads, head_dim] in.
-        let side = |x: FloatTensor<B>| B::contiguous(B::float_swap_dims(x, 1, 2));
-        let (q, k, v) = (B::contiguous(q), side(k), side(v));
-        let [batch, tokens, heads, head_dim] = q.shape().dims();
-        let [_, positions, kv_heads, _] = k.shape().dims();
-        let cache =
-            CacheShape { batch, kv_heads, head_dim, blocks: positions.div_ceil(BLOCK), format: CacheFormat::F32 };
-        let (mut keys, mut values) = (vec![0u32; cache.words()], vec![0u32; cache.words()]);
-        cache.write(CacheSide::Keys, B::f32s(&k), 0, &mut keys);
-        cache.write(CacheSide::Values, B::f32s(&v), 0, &mut values);
-        let shape = AttentionShape { tokens, heads, start };
-        let mut out = vec![0f32; q.shape().num_elements()];
-        attention(Isa::active(), B::f32s(&q), &keys, &values, cache, shape, scale as f32, &mut out);
-        B::from_f32s(out, q.shape().as_slice())
     }
 
     fn cached_attention(

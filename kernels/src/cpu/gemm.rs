@@ -37,8 +37,13 @@ pub(crate) struct Lanes<'a, T> {
 
 impl Operand for Lanes<'_, f32> {
     fn pack(&self, _: Isa, first: usize, lanes: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
-        for (out, k) in out.chunks_exact_mut(width).zip(ks) {
-            out[..lanes].copy_from_slice(&self.values[k * self.stride + first..][..lanes]);
+        let values = ks.map(|k| &self.values[k * self.stride + first..][..lanes]);
+        // Of a size that is known, a copy is some registers and not a call.
+        match lanes {
+            32 if width == 32 => copy::<32>(values, out),
+            16 if width == 16 => copy::<16>(values, out),
+            12 if width == 12 => copy::<12>(values, out),
+            _ => out.chunks_exact_mut(width).zip(values).for_each(|(out, values)| out[..lanes].copy_from_slice(values)),
         }
     }
 }
@@ -84,6 +89,13 @@ impl Operand for Lines<'_> {
             let line = &self.values[(first + lane) * self.stride..][ks.clone()];
             out[lane..].iter_mut().step_by(width).zip(line).for_each(|(out, x)| *out = *x);
         }
+    }
+}
+
+/// Writes lines of `N` floats one after the other.
+fn copy<'a, const N: usize>(lines: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
+    for (out, line) in out.as_chunks_mut::<N>().0.iter_mut().zip(lines) {
+        *out = *line.first_chunk().expect("a whole line");
     }
 }
 

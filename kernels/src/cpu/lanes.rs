@@ -16,9 +16,18 @@ on_each_isa! {
 /// Rows that [`dots`] takes at a time.
 pub(crate) const ROWS: usize = 4;
 
-on_each_isa! {
-    /// [`dot`] of `a` with each of some rows, which must be as long.
-    pub(crate) fn dots(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] = dots_body
+/// [`dot`] of `a` with each of some rows, which must be as long.
+pub(crate) fn dots(isa: Isa, a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    let rows = rows.map(|row| &row[..a.len()]);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
+        Isa::Avx512Vnni if a.len().is_multiple_of(LANES) => unsafe { dots_avx512(a, rows) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 if a.len().is_multiple_of(LANES) => unsafe { dots_avx2(a, rows) },
+        _ => rows.map(|row| dot(isa, a, row)),
+    }
 }
 
 on_each_isa! {
@@ -62,28 +71,6 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     total(sums)
 }
 
-#[inline(always)]
-fn dots_body(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
-    let rows = rows.map(|row| &row[..a.len()]);
-    let mut sums = [[0f32; LANES]; ROWS];
-    let (chunks, rest) = a.as_chunks::<LANES>();
-    let row_chunks = rows.map(|row| row.as_chunks::<LANES>());
-    for (i, a) in chunks.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(&row_chunks) {
-            let row = &row.0[i];
-            for lane in 0..LANES {
-                sums[lane] += a[lane] * row[lane];
-            }
-        }
-    }
-    for (sums, row) in sums.iter_mut().zip(&row_chunks) {
-        for (lane, (a, b)) in rest.iter().zip(row.1).enumerate() {
-            sums[lane] += a * b;
-        }
-    }
-    sums.map(total)
-}
-
 /// [`dot_body`] with the second operand in two bytes a value.
 #[inline(always)]
 fn dot_stored(a: &[f32], b: &[u8], value: impl Fn([u8; 2]) -> f32) -> f32 {
@@ -117,6 +104,73 @@ fn total(mut sums: [f32; LANES]) -> f32 {
         width /= 2;
     }
     sums[0]
+}
+
+/// [`dots`] with two registers of sums for each row; the compiler keeps so many sums in memory.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn dots_avx512(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    use std::arch::x86_64::*;
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for (i, a) in a.as_chunks::<LANES>().0.iter().enumerate() {
+        for half in 0..2 {
+            // SAFETY: a chunk has 32 values, of which these are 16; every row has as many chunks.
+            let a = unsafe { _mm512_loadu_ps(a.as_ptr().add(16 * half)) };
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                // SAFETY: as above.
+                let b = unsafe { _mm512_loadu_ps(row.as_ptr().add(LANES * i + 16 * half)) };
+                sums[half] = _mm512_add_ps(sums[half], _mm512_mul_ps(a, b));
+            }
+        }
+    }
+    total_of_rows(sums.map(|[low, high]| {
+        let sum = _mm512_add_ps(low, high);
+        _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps::<1>(sum))
+    }))
+}
+
+/// [`dots_avx512`] in vectors of 8, two rows at a time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    use std::arch::x86_64::*;
+    let mut eighths = [_mm256_setzero_ps(); ROWS];
+    for (eighths, rows) in eighths.as_chunks_mut::<2>().0.iter_mut().zip(rows.as_chunks::<2>().0) {
+        let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+        for (i, a) in a.as_chunks::<LANES>().0.iter().enumerate() {
+            for part in 0..4 {
+                // SAFETY: a chunk has 32 values, of which these are 8; every row has as many chunks.
+                let a = unsafe { _mm256_loadu_ps(a.as_ptr().add(8 * part)) };
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    // SAFETY: as above.
+                    let b = unsafe { _mm256_loadu_ps(row.as_ptr().add(LANES * i + 8 * part)) };
+                    sums[part] = _mm256_add_ps(sums[part], _mm256_mul_ps(a, b));
+                }
+            }
+        }
+        for (eighths, [s0, s1, s2, s3]) in eighths.iter_mut().zip(sums) {
+            *eighths = _mm256_add_ps(_mm256_add_ps(s0, s2), _mm256_add_ps(s1, s3));
+        }
+    }
+    total_of_rows(eighths)
+}
+
+/// The rest of the tree of [`total`], from eight partial sums of each row on.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn total_of_rows(eighths: [std::arch::x86_64::__m256; ROWS]) -> [f32; ROWS] {
+    use std::arch::x86_64::*;
+    let [r0, r1, r2, r3] = eighths.map(|x| _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+    // Columns of the four rows: partial sums 0 and 2, then 1 and 3.
+    let (a, b) = (_mm_unpacklo_ps(r0, r1), _mm_unpacklo_ps(r2, r3));
+    let (c, d) = (_mm_unpackhi_ps(r0, r1), _mm_unpackhi_ps(r2, r3));
+    let (s0, s1) = (_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+    let (s2, s3) = (_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+    let sums = _mm_add_ps(_mm_add_ps(s0, s2), _mm_add_ps(s1, s3));
+    let mut out = [0f32; ROWS];
+    // SAFETY: there is room for four.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+    out
 }
 
 /// Vectors of 16 halves become 16 floats: the compiler does not find that conversion by itself.
@@ -186,7 +240,7 @@ mod tests {
         let noise = |seed: usize, n: usize| -> Vec<f32> {
             (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 97.0 - 10.0).collect()
         };
-        for n in [0, 1, 31, 32, 33, 100, 2560, 2561] {
+        for n in [0, 1, 31, 32, 33, 64, 100, 2560, 2561] {
             let (a, b) = (noise(1, n), noise(2, n));
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let expected = dot(Isa::Scalar, &a, &b);

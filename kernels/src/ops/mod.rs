@@ -12,8 +12,8 @@ pub use crate::cpu::gate::Gate;
 pub use crate::cpu::kv_cache::CacheFormat;
 pub use crate::cpu::tiles::WeightOrder;
 pub use tensor::{
-    Packed, attention, cached_attention, decode_rows, dense_linear, dequantize, gated, gated_ternary_linear, rms_norm,
-    rope, rows_linear, ternary_linear, ternary_linears,
+    Packed, cached_attention, decode_rows, dense_linear, dequantize, gated, gated_ternary_linear, rms_norm, rope,
+    rows_linear, ternary_linear, ternary_linears,
 };
 
 /// What a packed matrix and the activations that meet it look like.
@@ -169,18 +169,6 @@ pub trait TernaryOps: Backend {
     /// `cos` and `sin` (`[positions, half]`); elements from `2 * half` on stay.
     fn rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, start: usize) -> FloatTensor<Self> {
         reference::rope::<Self>(x, cos, sin, start)
-    }
-
-    /// Causal grouped-query attention of `q` (`[batch, tokens, heads, head_dim]`), whose first token is at position
-    /// `start`, over `k` and `v` (`[batch, kv_heads, capacity, head_dim]`). Gives the shape of `q`.
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        start: usize,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        reference::attention::<Self>(q, k, v, start, scale)
     }
 
     /// One attention step over a KV cache: turns `q` (`[batch, tokens, heads, head_dim]`) and `k`

@@ -199,38 +199,6 @@ pub fn rope<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor
     B::float_cat(parts, 3)
 }
 
-/// See [`super::TernaryOps::attention`].
-pub fn attention<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    start: usize,
-    scale: f64,
-) -> FloatTensor<B> {
-    let [batch, tokens, heads, head_dim] = q.shape().dims();
-    let [_, kv_heads, _, _] = k.shape().dims();
-    let positions = start + tokens;
-    // Every query head gets its own copy of the KV head: broadcast batches are not checked on every path of Burn 0.22.
-    let repeat = |cache: FloatTensor<B>| {
-        let whole = Slice::full();
-        let cache = B::float_slice(cache, &[whole, whole, (0..positions).into(), whole]);
-        let cache = B::float_reshape(cache, Shape::from([batch, kv_heads, 1, positions, head_dim]));
-        let cache = B::float_expand(cache, Shape::from([batch, kv_heads, heads / kv_heads, positions, head_dim]));
-        B::float_reshape(cache, Shape::from([batch, heads, positions, head_dim]))
-    };
-    let device: Device<B> = q.device();
-    let q = B::float_permute(q, &[0, 2, 1, 3]);
-    let scores = B::float_mul_scalar(B::float_matmul(q, B::float_swap_dims(repeat(k), 2, 3)), Scalar::from(scale));
-    let future: Vec<bool> = (0..tokens).flat_map(|t| (0..positions).map(move |p| p > start + t)).collect();
-    let future = B::bool_from_data(TensorData::new(future, [1, 1, tokens, positions]), &device);
-    let future = B::bool_expand(future, Shape::from([batch, heads, tokens, positions]));
-    let scores = B::float_mask_fill(scores, future, Scalar::from(f32::NEG_INFINITY));
-    let max = B::float_detach(B::float_max_dim(scores.clone(), 3));
-    let p = B::float_exp(B::float_sub(scores, max));
-    let p = B::float_div(p.clone(), B::float_sum_dim(p, 3));
-    B::float_permute(B::float_matmul(p, repeat(v)), &[0, 2, 1, 3])
-}
-
 /// See [`super::TernaryOps::cached_attention`]: read back and computed on the host.
 #[expect(clippy::too_many_arguments, reason = "a tensor each")]
 pub fn cached_attention<B: Backend>(

@@ -103,12 +103,6 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, start: usize) -> Tenso
     Tensor::from_dispatch(Dispatch::rope(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch(), start))
 }
 
-/// Causal grouped-query attention; see [`TernaryOps::attention`].
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, start: usize, scale: f64) -> Tensor<4> {
-    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-    Tensor::from_dispatch(Dispatch::attention(q, k, v, start, scale))
-}
-
 /// One attention step over a KV cache (`keys` and `values`), which is given back with the output; see
 /// [`TernaryOps::cached_attention`]. Nothing has a gradient through it.
 pub fn cached_attention(

@@ -22,6 +22,10 @@ pub(super) fn first_model(
     let quantization = quantization(recipe);
     if let Some(path) = &recipe.from {
         let checkpoint = bitnet_format::open(path)?;
+        let (tokens, rows) = (tokenizer.tokenizer.vocab_size(), checkpoint.config().vocab_size);
+        if tokens > rows {
+            return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
+        }
         return Ok(load_trainable(&checkpoint, quantization, storage, device)?.model);
     }
     let vocab_size = tokenizer.tokenizer.vocab_size();

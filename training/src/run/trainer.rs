@@ -79,7 +79,6 @@ impl<'a> Trainer<'a> {
             documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
         }
         let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
-        tokenizer.tokenizer.check_vocabulary(model.config().vocab_size)?;
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -251,13 +250,16 @@ impl<'a> Trainer<'a> {
             };
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
-                let last = self.checkpoints.steps()?.pop().map(|step| self.checkpoints.path(step));
-                return Err(TrainError::NotFinite { step: step + 1, layer, last_good: last });
+                return Err(self.checkpoints.not_finite(step + 1, &layer)?);
             }
             loss += sum;
             self.sequences = Some(batch.into_sequences());
         }
         let norm = gradients.norm(&self.parameters);
+        if !norm.is_finite() {
+            let layer = gradients.first_not_finite(&self.parameters).unwrap_or_else(|| "their sum".to_string());
+            return Err(self.checkpoints.not_finite(step + 1, &format!("the gradient of {layer}"))?);
+        }
         let clip = recipe.optimizer.clip;
         let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         let size = StepSize { gradient_scale, ..size };

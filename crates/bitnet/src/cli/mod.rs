@@ -6,6 +6,8 @@ mod downloads;
 mod error;
 #[cfg(feature = "train")]
 mod export;
+#[cfg(feature = "train")]
+mod finetune;
 mod generate;
 mod inspect;
 mod model_args;
@@ -50,6 +52,9 @@ enum Command {
     /// Train a ternary model on text
     #[cfg(feature = "train")]
     Train(train::Train),
+    /// Train a ternary model further on conversations or text
+    #[cfg(feature = "train")]
+    Finetune(finetune::Finetune),
     /// Write a model in training as a file that runs
     #[cfg(feature = "train")]
     Export(export::Export),
@@ -89,6 +94,8 @@ pub fn run() -> Result<(), CliError> {
         Command::Tokenize(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Train(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Finetune(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Export(command) => command.run(),
         #[cfg(feature = "train")]

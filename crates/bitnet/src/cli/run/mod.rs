@@ -1,5 +1,6 @@
 //! What every command that trains has in common.
 
+mod step_args;
 mod watch;
 
 use std::io::{Write, stdout};
@@ -14,6 +15,7 @@ use bitnet::training::recipe::Recipe;
 use bitnet::training::{RunOptions, train};
 use clap::Args;
 
+pub use self::step_args::{StepArgs, set};
 use self::watch::Lines;
 use super::{CliError, note};
 

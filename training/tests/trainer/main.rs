@@ -1,0 +1,9 @@
+//! The trainer: its gradients and optimizers against PyTorch, and whole runs in this process.
+
+mod golden;
+mod input;
+mod optimizer;
+mod resume;
+mod round_trip;
+mod support;
+mod variants;

@@ -1,0 +1,94 @@
+//! The settings that a recipe has, each on a short run.
+
+use bitnet_format::open;
+use bitnet_model::load;
+use bitnet_ternary::Granularity;
+use bitnet_training::metrics::{Outcome, StepRecord, read_jsonl};
+use bitnet_training::recipe::{OptimizerKind, Recipe, ScaleChoice, StorageChoice, TokenizerChoice, WeightsChoice};
+use bitnet_training::{RunFolder, TrainError};
+
+use crate::support::{device, options, run, small};
+
+/// What becomes of a short run of a recipe, and its records.
+fn result(change: impl Fn(&mut Recipe)) -> (Result<Outcome, TrainError>, Vec<StepRecord>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = small();
+    (recipe.run.max_steps, recipe.run.validate_every, recipe.run.inspect_every) = (8, 4, 4);
+    change(&mut recipe);
+    let options = options(folder.path(), "run", &recipe);
+    let result = run(&options);
+    let records = read_jsonl(RunFolder::new(&options.out).records()).unwrap();
+    (result, records, folder)
+}
+
+/// A run that ends well: its loss falls, and its model opens.
+fn good(change: impl Fn(&mut Recipe)) -> (Outcome, Vec<StepRecord>) {
+    let (outcome, records, _folder) = result(change);
+    let outcome = outcome.unwrap();
+    assert_eq!((records.len(), outcome.steps), (8, 8));
+    assert!(records[7].train_loss < records[0].train_loss - 0.1, "{records:?}");
+    assert!(outcome.valid_loss.unwrap().is_finite());
+    let checkpoint = open(&outcome.model).unwrap();
+    load(&checkpoint, &device()).unwrap();
+    (outcome, records)
+}
+
+#[test]
+fn the_float_twin() {
+    let (outcome, records, _folder) = result(|recipe| recipe.quantization.weights = WeightsChoice::None);
+    assert!(records.iter().all(|record| record.layers.is_none()), "a float layer has no trits to look at");
+    let model = outcome.unwrap().model;
+    assert!(model.ends_with("hf") && model.join("model.safetensors").exists());
+    assert!(!model.with_file_name("model.gguf").exists());
+}
+
+#[test]
+fn parts_of_a_step_and_recomputed_activations_train_the_same_model() {
+    let (_, plain) = good(|_| {});
+    let (_, parts) = good(|recipe| recipe.batch.accumulate = 4);
+    let (_, recomputed) = good(|recipe| recipe.batch.checkpoint_activations = true);
+    for other in [parts, recomputed] {
+        for (a, b) in plain.iter().zip(&other).take(2) {
+            assert!((a.train_loss - b.train_loss).abs() < 1e-4, "{} {}", a.train_loss, b.train_loss);
+            assert!((a.grad_norm / b.grad_norm - 1.0).abs() < 1e-2, "{} {}", a.grad_norm, b.grad_norm);
+        }
+        assert!((plain[0].grad_norm / other[0].grad_norm - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn quantization_can_be_phased_in() {
+    let (_, records) = good(|recipe| recipe.quantization.lambda = "linear:over=4".parse().unwrap());
+    let lambdas: Vec<f64> = records.iter().map(|record| record.lambda).collect();
+    assert_eq!((lambdas[0], lambdas[7]), (0.0, 1.0));
+    assert!(lambdas.is_sorted());
+}
+
+#[test]
+fn muon_other_embeddings_and_learned_merges() {
+    good(|recipe| recipe.optimizer.kind = OptimizerKind::Muon);
+    good(|recipe| recipe.model.embedding = StorageChoice::F32);
+    good(|recipe| recipe.model.embedding = StorageChoice::Bf16);
+    good(|recipe| recipe.model.tied = false);
+    good(|recipe| recipe.model.sub_norms = false);
+    good(|recipe| recipe.tokenizer = TokenizerChoice::Bpe(300));
+    good(|recipe| recipe.run.sample_every = 5);
+    good(|recipe| recipe.model.activation = "silu".parse().unwrap());
+}
+
+/// What the file of a run cannot say ends it with an error that names the tensor or the setting, and a checkpoint.
+#[test]
+fn what_a_file_cannot_hold_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut Recipe)| {
+        let (outcome, records, folder) = result(change);
+        assert_eq!(records.len(), 8);
+        assert!(RunFolder::new(folder.path().join("run")).checkpoint(None).unwrap().is_some());
+        outcome.unwrap_err().to_string()
+    };
+    for granularity in [Granularity::Row, Granularity::Group(32)] {
+        let error = refused(&|recipe| recipe.quantization.scale = ScaleChoice(granularity));
+        assert!(error.contains("model.gguf") && error.contains("attn_q"), "{error}");
+    }
+    let error = refused(&|recipe| recipe.quantization.act_bits = 0);
+    assert!(error.contains("model.gguf") && error.contains("activation_bits"), "{error}");
+}
