@@ -22,6 +22,8 @@ mod gradients;
 #[cfg(feature = "burn")]
 mod inspect;
 #[cfg(feature = "burn")]
+pub mod objective;
+#[cfg(feature = "burn")]
 pub mod optimizer;
 #[cfg(feature = "burn")]
 pub mod parameters;

@@ -38,6 +38,9 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// How long it goes on, and what is looked at meanwhile.
     pub run: RunRecipe,
+    /// Which of two replies is better is what the data says, and what is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceRecipe>,
 }
 
 /// The sizes of the network: a LLaMA decoder as in BitNet b1.58 2B-4T.
@@ -102,6 +105,14 @@ pub struct BatchRecipe {
     /// What the losses of the targets become: their `mean`, or their `sum`.
     #[serde(default)]
     pub reduction: Reduction,
+}
+
+/// Direct preference optimization against the model that is trained further.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreferenceRecipe {
+    /// How strongly the model is held to where it began: the smaller, the less.
+    pub beta: f64,
 }
 
 /// How weights change.
@@ -199,6 +210,18 @@ impl Recipe {
         }
         if self.from.is_none() && self.tokenizer == TokenizerChoice::Model {
             return refuse("tokenizer", "there is no model to take it from: `from` is not given".to_string());
+        }
+        if let Some(preference) = &self.preference {
+            if self.from.is_none() {
+                return refuse("preference", "needs a model to begin with: `from` is not given".to_string());
+            }
+            if !(preference.beta.is_finite() && preference.beta > 0.0) {
+                return refuse("preference.beta", format!("{} is not a positive number", preference.beta));
+            }
+            if self.batch.checkpoint_activations {
+                let name = "batch.checkpoint_activations";
+                return refuse(name, "is not for a preference, which needs all of both replies at once".to_string());
+            }
         }
         if self.batch.accumulate > self.batch.rows {
             return refuse("batch.accumulate", format!("there are only {} rows in a step", self.batch.rows));

@@ -106,6 +106,7 @@ impl Size {
                 sample_every: 500,
                 sample_prompt: String::new(),
             },
+            preference: None,
         }
     }
 }

@@ -15,6 +15,10 @@ pub(super) enum Batches {
 impl Batches {
     pub(super) fn new(corpus: &Corpus, recipe: &Recipe) -> Result<Self, DataError> {
         let (context, rows) = (recipe.model.context, recipe.batch.rows);
+        if recipe.preference.is_some() {
+            let order = WholeDocuments::new(corpus, context, rows, recipe.seed)?;
+            return Ok(Self::Documents(order.in_groups_of(2)));
+        }
         Ok(match recipe.batch.packing {
             Packing::Rows => Self::Rows(Order::new(corpus, context, rows, recipe.seed)?),
             Packing::Documents => Self::Documents(WholeDocuments::new(corpus, context, rows, recipe.seed)?),
@@ -26,6 +30,14 @@ impl Batches {
         match self {
             Self::Rows(order) => order.batch(step, micro, of),
             Self::Documents(order) => order.batch(step, micro, of),
+        }
+    }
+
+    /// The documents of such a micro-batch, where its rows are documents.
+    pub(super) fn documents(&self, step: u64, micro: usize, of: usize) -> Vec<usize> {
+        match self {
+            Self::Rows(_) => Vec::new(),
+            Self::Documents(order) => order.documents(step, micro, of),
         }
     }
 

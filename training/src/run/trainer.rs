@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,11 +12,12 @@ use super::first::first_model;
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
 use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
-use crate::data::{Dataset, Prepare};
+use crate::data::{Dataset, Prepare, prepare_pairs};
 use crate::export::{ExportFormat, export};
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
+use crate::objective::{Objective, Preference};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
 use crate::recipe::{Recipe, Reduction, WeightsChoice};
@@ -38,6 +40,7 @@ pub(super) struct Trainer<'a> {
     tokenizer: TokenizerFiles,
     data: Dataset,
     batches: Batches,
+    objective: Objective,
     /// `None` only while a step changes it.
     model: Option<Transformer>,
     parameters: Parameters,
@@ -65,13 +68,7 @@ impl<'a> Trainer<'a> {
         } else {
             TokenizerFiles::choose(recipe, &options.source, &mut |_| {})?
         };
-        let cache = folder.cache();
-        let prepare = Prepare {
-            validation: options.validation.as_ref(),
-            one_in: options.one_in,
-            ..Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, &cache)
-        };
-        let data = prepare.run(&mut |progress| observer.event(Event::Data(progress)))?;
+        let data = prepare(options, &tokenizer, &folder.cache(), observer)?;
         observer.event(Event::DataReady(&data.origin));
         let batches = Batches::new(&data.train, recipe)?;
         match batches.cut_off() {
@@ -79,6 +76,14 @@ impl<'a> Trainer<'a> {
             documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
         }
         let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        let objective = match &recipe.preference {
+            None => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
+            Some(preference) => {
+                let reference = runnable(&model, recipe)?;
+                let preference = Preference::new(preference.beta, &reference, &data, recipe.model.context)?;
+                Objective::Preference(preference)
+            }
+        };
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -91,6 +96,7 @@ impl<'a> Trainer<'a> {
             recipe,
             checkpoints,
             batches,
+            objective,
             parameters,
             optimizer: Optimizer::new(&recipe.optimizer),
             inspector: Inspector::default(),
@@ -146,6 +152,7 @@ impl<'a> Trainer<'a> {
             ("the optimizer of the recipe", old.optimizer == new.optimizer),
             ("the seed", old.seed == new.seed),
             ("the model that the recipe begins with", old.from == new.from),
+            ("the preference of the recipe", old.preference == new.preference),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -236,18 +243,17 @@ impl<'a> Trainer<'a> {
         let parts = recipe.batch.accumulate;
         let batches: Vec<_> = (0..parts).map(|part| self.batches.batch(step, part, parts)).collect();
         let targets: usize = batches.iter().map(|batch| batch.loss_targets()).sum();
+        let terms: usize = batches.iter().map(|batch| self.objective.terms(batch)).sum();
         let mut gradients = GradientSum::default();
         let mut loss = 0.0;
-        for batch in batches.iter().filter(|batch| batch.loss_targets() > 0) {
+        for (part, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
             let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
             let factor = match recipe.batch.reduction {
-                Reduction::Mean => 1.0 / targets as f64,
+                Reduction::Mean => 1.0 / terms as f64,
                 Reduction::Sum => 1.0,
             };
-            let sum = match recipe.batch.checkpoint_activations {
-                true => batch.backward_checkpointed(&model, factor, &mut gradients),
-                false => batch.backward(&model, factor, &mut gradients),
-            };
+            let documents = self.batches.documents(step, part, parts);
+            let sum = self.objective.backward(&batch, &documents, &model, factor, &mut gradients);
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
                 return Err(self.checkpoints.not_finite(step + 1, &layer)?);
@@ -265,7 +271,7 @@ impl<'a> Trainer<'a> {
         let size = StepSize { gradient_scale, ..size };
         self.model = Some(self.optimizer.step(model, &self.parameters, gradients, size));
         self.state.step += 1;
-        self.state.train_loss = loss / targets.max(1) as f64;
+        self.state.train_loss = loss / terms.max(1) as f64;
         Ok(StepRecord {
             step: self.state.step,
             tokens: self.state.tokens + targets as u64,
@@ -303,13 +309,13 @@ impl<'a> Trainer<'a> {
 
     /// The model as it would run now.
     fn runnable(&self) -> Result<Transformer, TrainError> {
-        let model = self.model();
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let whole = model.linears().filter_map(|(_, l)| l.latent_weights()).all(|w| w.is_fully_quantized());
-        Ok(if quantized && whole { model.pack()? } else { model.without_gradients() })
+        runnable(self.model(), self.recipe)
     }
 
     fn validate(&self, model: &Transformer, at_most: Option<u64>) -> Result<Validation, TrainError> {
+        if let Objective::Preference(preference) = &self.objective {
+            return Ok(preference.measure(model, &self.data.valid, self.recipe.model.context, at_most)?);
+        }
         let batches = held_out(&self.data.valid, self.recipe, at_most)?;
         let (loss, tokens) = mean_loss(model, model.device(), batches);
         Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens })
@@ -430,4 +436,27 @@ impl<'a> Trainer<'a> {
             outcome,
         }
     }
+}
+
+/// The data, as the recipe looks at it.
+fn prepare(
+    options: &RunOptions,
+    tokenizer: &TokenizerFiles,
+    cache: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Dataset, TrainError> {
+    let (validation, one_in, context) = (options.validation.as_ref(), options.one_in, options.recipe.model.context);
+    if options.recipe.preference.is_some() {
+        return Ok(prepare_pairs(&options.source, validation, &tokenizer.tokenizer, context, one_in, cache)?);
+    }
+    let all = Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, cache);
+    let prepare = Prepare { validation, one_in, ..all };
+    Ok(prepare.run(&mut |progress| observer.event(Event::Data(progress)))?)
+}
+
+/// A model in training as it would run now.
+fn runnable(model: &Transformer, recipe: &Recipe) -> Result<Transformer, TrainError> {
+    let quantized = recipe.quantization.weights == WeightsChoice::Ternary;
+    let whole = model.linears().filter_map(|(_, l)| l.latent_weights()).all(|w| w.is_fully_quantized());
+    Ok(if quantized && whole { model.pack()? } else { model.without_gradients() })
 }

@@ -37,6 +37,14 @@ pub struct Finetune {
     #[arg(long, value_name = "WHAT")]
     packing: Option<Packing>,
 
+    /// Learn which of two replies is better, from lines {"prompt": ..., "chosen": ..., "rejected": ...} (DPO)
+    #[arg(long)]
+    dpo: bool,
+
+    /// How strongly DPO holds the model to where it began [default: 0.1]
+    #[arg(long, requires = "dpo", value_name = "BETA")]
+    beta: Option<f64>,
+
     /// What stands between the documents of a text file, such as "<|endoftext|>"
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
@@ -57,7 +65,10 @@ impl Finetune {
             Some(model) => {
                 let path = fetch_with_bar(model, self.offline)?;
                 let whole = path.canonicalize().map_err(|error| CliError::Read { path, error })?;
-                Recipe::to_finetune(&whole, &source)?
+                match self.dpo {
+                    true => Recipe::to_prefer(&whole)?,
+                    false => Recipe::to_finetune(&whole, &source)?,
+                }
             }
             None => return Err(CliError::Usage("--model: which model is to be trained further?".to_string())),
         };
@@ -69,6 +80,9 @@ impl Finetune {
             recipe.model.context = wanted;
         }
         set(&mut recipe.batch.packing, self.packing);
+        if let Some(preference) = &mut recipe.preference {
+            set(&mut preference.beta, self.beta);
+        }
         self.steps.change(&mut recipe)?;
         self.run.run(source, recipe)
     }
