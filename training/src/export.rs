@@ -70,7 +70,7 @@ pub fn export(
             tokenizer_json: tokenizer.tokenizer_json.clone().into(),
             tokenizer_config: tokenizer.config.clone(),
             chat_template: tokenizer.chat_template.clone(),
-            generation_config: None,
+            generation_config: tokenizer.generation_config.clone(),
         },
         tensors,
     };

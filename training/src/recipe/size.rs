@@ -8,8 +8,8 @@ use bitnet_ternary::Granularity;
 
 use super::choices::choose;
 use super::{
-    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, QuantizationRecipe, Recipe, RunRecipe,
-    ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
+    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, Packing, QuantizationRecipe, Recipe,
+    Reduction, RunRecipe, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
 };
 use crate::schedule::{LambdaSchedule, LearningRate, LearningRateSchedule, Span, WeightDecay, WeightDecaySchedule};
 
@@ -66,6 +66,7 @@ impl Size {
         Recipe {
             seed: 0,
             tokenizer,
+            from: None,
             model,
             quantization: QuantizationRecipe {
                 weights: WeightsChoice::Ternary,
@@ -73,7 +74,13 @@ impl Size {
                 act_bits: 8,
                 lambda: LambdaSchedule::default(),
             },
-            batch: BatchRecipe { rows, accumulate: 1, checkpoint_activations: false },
+            batch: BatchRecipe {
+                rows,
+                accumulate: 1,
+                checkpoint_activations: false,
+                packing: Packing::Rows,
+                reduction: Reduction::Mean,
+            },
             optimizer: OptimizerRecipe {
                 kind: OptimizerKind::AdamW,
                 learning_rate: LearningRate {
@@ -99,6 +106,7 @@ impl Size {
                 sample_every: 500,
                 sample_prompt: String::new(),
             },
+            preference: None,
         }
     }
 }
