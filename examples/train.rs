@@ -44,7 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         device: Device::flex(),
         resume: false,
         overwrite: false,
-        from: None,
         command: "the example `train`".to_string(),
     };
     let outcome = train(&options, &mut Lines::default(), &AtomicBool::new(false))?;

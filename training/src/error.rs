@@ -74,6 +74,9 @@ pub enum TrainError {
     /// There is no run in the folder.
     #[error("{} holds no run to resume", .0.display())]
     NothingToResume(PathBuf),
+    /// There is no checkpoint in the folder.
+    #[error("{} holds no checkpoint of a run", .0.display())]
+    NoCheckpoint(PathBuf),
     /// A checkpoint that is not one.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {

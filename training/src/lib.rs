@@ -16,9 +16,13 @@ mod error;
 #[cfg(feature = "burn")]
 mod export;
 #[cfg(feature = "burn")]
+mod finetune;
+#[cfg(feature = "burn")]
 mod gradients;
 #[cfg(feature = "burn")]
 mod inspect;
+#[cfg(feature = "burn")]
+pub mod objective;
 #[cfg(feature = "burn")]
 pub mod optimizer;
 #[cfg(feature = "burn")]
@@ -30,6 +34,7 @@ pub mod step;
 #[cfg(feature = "burn")]
 pub mod tokenizer;
 
+pub use bitnet_ternary::Packing;
 #[cfg(feature = "burn")]
 pub use error::TrainError;
 #[cfg(feature = "burn")]
@@ -39,4 +44,4 @@ pub use gradients::GradientSum;
 #[cfg(feature = "burn")]
 pub use inspect::Inspector;
 #[cfg(feature = "burn")]
-pub use run::{Event, Facts, Observer, RunFolder, RunOptions, train};
+pub use run::{Event, Facts, Observer, RunFolder, RunOptions, Trained, train};

@@ -44,9 +44,25 @@ impl DeviceBatch {
         self.sequences
     }
 
+    /// Lengths of the sequences, which lie one after the other.
+    pub fn lengths(&self) -> &[usize] {
+        self.sequences.lengths()
+    }
+
+    /// Negative log-likelihood of each target in nats, 0 for those that do not count, from the logits for all of them:
+    /// `[targets, vocabulary] → [targets]`.
+    pub fn masked(&self, logits: Tensor<2>) -> Tensor<1> {
+        cross_entropy(logits, self.targets.clone()) * self.weights.clone()
+    }
+
+    /// The same of a model.
+    pub fn negative_log_likelihoods(&self, model: &Transformer) -> Tensor<1> {
+        self.masked(model.logits(model.hidden_of(self.inputs.clone(), &self.sequences)))
+    }
+
     /// Sum of the negative log-likelihoods of the targets that count, in nats, from the last hidden states.
     fn loss_of(&self, model: &Transformer, hidden: Tensor<2>) -> Tensor<1> {
-        (cross_entropy(model.logits(hidden), self.targets.clone()) * self.weights.clone()).sum()
+        self.masked(model.logits(hidden)).sum()
     }
 
     /// The same from the beginning.

@@ -125,7 +125,8 @@ pub fn tokenizer_of(checkpoint: &Checkpoint, tokenizer_json: Option<&Path>) -> R
     tokenizer.map_err(|source| EngineError::Tokenizer { origin, source })
 }
 
-fn vocabulary(gguf: GgufTokenizer, architecture: String) -> GgufVocabulary {
+/// The vocabulary of a GGUF file whose `general.architecture` is `architecture`, for a tokenizer.
+pub fn vocabulary(gguf: GgufTokenizer, architecture: String) -> GgufVocabulary {
     GgufVocabulary {
         model: gguf.model,
         pre: gguf.pre,

@@ -17,7 +17,7 @@ pub use bitnet_text::{self as text, ChatTemplate, Message, Role, Tokenizer};
 pub use config::GenerationConfig;
 pub use error::EngineError;
 pub use generate::{FinishReason, Generation, Step, Timing};
-pub use language_model::{LanguageModel, tokenizer_of};
+pub use language_model::{LanguageModel, tokenizer_of, vocabulary};
 pub use sampler::Sampler;
 pub use score::{Score, WindowStart, Windows, log_probabilities, score};
 pub use session::{Session, SessionOptions};

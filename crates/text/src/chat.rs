@@ -107,7 +107,7 @@ impl ChatTemplate {
     ) -> Result<Self, TextError> {
         let source = source.into();
         let mut environment = jinja::environment();
-        environment.add_template_owned(NAME, source.clone()).map_err(|e| jinja::error(&e))?;
+        environment.add_template_owned(NAME, jinja::without_marks(&source)).map_err(|e| jinja::error(&e))?;
         Ok(Self {
             source: source.into(),
             environment: Arc::new(environment),

@@ -58,7 +58,7 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Normal,
     Unknown,
     Control,
@@ -87,7 +87,7 @@ pub(crate) fn read(vocab: GgufVocabulary) -> Result<Parts, TextError> {
     }
 }
 
-fn kinds(vocab: &GgufVocabulary) -> Result<Vec<Kind>, TextError> {
+pub(crate) fn kinds(vocab: &GgufVocabulary) -> Result<Vec<Kind>, TextError> {
     let key = "tokenizer.ggml.token_type";
     let (types, tokens) = (&vocab.token_types, &vocab.tokens);
     if !types.is_empty() && types.len() != tokens.len() {

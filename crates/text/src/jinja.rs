@@ -32,6 +32,27 @@ pub(crate) fn environment() -> Environment<'static> {
     env
 }
 
+/// The template without the marks that `transformers` adds to Jinja: `{% generation %}` and `{% endgeneration %}` stand around
+/// what the assistant says, and write nothing. Conditions that always hold take their place, so that spaces are trimmed as
+/// around any other statement.
+pub(crate) fn without_marks(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, (tag, after))) =
+        rest.split_once("{%").and_then(|(before, tag)| Some((before, tag.split_once("%}")?)))
+    {
+        let word = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let plain = match word {
+            "generation" => tag.replace(word, "if true"),
+            "endgeneration" => tag.replace(word, "endif"),
+            _ => tag.to_string(),
+        };
+        out.extend([before, "{%", &plain, "%}"]);
+        rest = after;
+    }
+    out + rest
+}
+
 /// The local time, as Python's `datetime.now().strftime(format)`.
 fn strftime_now(format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now())
@@ -89,6 +110,13 @@ mod tests {
 
     fn render(source: &str) -> Result<String, TextError> {
         environment().render_str(source, ()).map_err(|e| error(&e))
+    }
+
+    #[test]
+    fn marks_of_generation_write_nothing() {
+        let marked = "a\n{% generation %}\nb {%- generation -%} c{% endgeneration %}\n{%- endgeneration %} {{ 'd' }}{%";
+        assert_eq!(without_marks(marked), "a\n{% if true %}\nb {%- if true -%} c{% endif %}\n{%- endif %} {{ 'd' }}{%");
+        assert_eq!(render(&without_marks("a{% generation %}b{% endgeneration %}c")).unwrap(), "abc");
     }
 
     #[test]

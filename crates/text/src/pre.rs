@@ -1,5 +1,7 @@
 //! `tokenizer.ggml.pre`: names of pre-tokenizers and the patterns that they stand for.
 
+use serde_json::{Value, json};
+
 use crate::{
     TextError,
     split::{GPT2, Splitter, Step, Words},
@@ -94,6 +96,16 @@ impl Pre {
         }
         steps.push(Step::byte_alphabet());
         Ok(Splitter::new(steps))
+    }
+
+    /// The `pre_tokenizer` of a `tokenizer.json` that cuts text in the same way.
+    pub(crate) fn to_json(self) -> Value {
+        let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let cuts = self.patterns.iter().map(|cut| match cut {
+            Cut::Words(pattern) | Cut::Isolate(pattern) => split(pattern),
+        });
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+        json!({ "type": "Sequence", "pretokenizers": cuts.chain([bytes]).collect::<Vec<_>>() })
     }
 }
 

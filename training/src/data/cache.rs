@@ -230,21 +230,33 @@ impl Cache {
     /// # Errors
     /// [`DataError::Cache`] names what is wrong with the file.
     pub(crate) fn open(path: &Path, key: &Key) -> Result<Option<Self>, DataError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(DataError::io(path)(e)),
-        };
-        // SAFETY: the map is read-only, and every reader checks its bounds against its fixed length. As with any mapped
-        // file, a program that truncates the cache while it is open breaks this; `Writer` only ever replaces it.
-        let map = unsafe { Mmap::map(&file) }.map_err(DataError::io(path))?;
-        let damaged = |reason: String| DataError::Cache { path: path.to_owned(), reason };
-        Self::check(map, key).map(Some).map_err(damaged)
+        Self::open_as(path, Some(key))
     }
 
-    fn check(map: Mmap, key: &Key) -> Result<Self, String> {
+    /// Opens a cache, whatever it was made of; `None` when there is no file.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub(crate) fn reopen(path: &Path) -> Result<Option<Self>, DataError> {
+        Self::open_as(path, None)
+    }
+
+    /// How many tokens the header of a cache promises; `None` when there is no file, or no header.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn tokens(path: &Path) -> Result<Option<u64>, DataError> {
+        Ok(map(path)?.and_then(|map| Header::read(&map).ok()).map(|header| header.tokens))
+    }
+
+    fn open_as(path: &Path, key: Option<&Key>) -> Result<Option<Self>, DataError> {
+        let damaged = |reason: String| DataError::Cache { path: path.to_owned(), reason };
+        map(path)?.map(|map| Self::check(map, key)).transpose().map_err(damaged)
+    }
+
+    fn check(map: Mmap, key: Option<&Key>) -> Result<Self, String> {
         let header = Header::read(&map)?;
-        if header.key != *key {
+        if key.is_some_and(|key| header.key != *key) {
             return Err("it was made of other data".into());
         }
         let parts = header.parts().ok_or("the sizes in its header overflow")?;
@@ -302,6 +314,18 @@ impl Cache {
         let mask = &self.map[self.parts.mask.clone()];
         out.extend(range.map(|at| mask[(at / 8) as usize] >> (at % 8) & 1 == 1));
     }
+}
+
+/// Maps a cache into memory; `None` when there is no file.
+fn map(path: &Path) -> Result<Option<Mmap>, DataError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(DataError::io(path)(e)),
+    };
+    // SAFETY: the map is read-only, and every reader checks its bounds against its fixed length. As with any mapped file, a
+    // program that truncates the cache while it is open breaks this; `Writer` only ever replaces it.
+    unsafe { Mmap::map(&file) }.map(Some).map_err(DataError::io(path))
 }
 
 fn number(table: &[u8], i: usize) -> u64 {

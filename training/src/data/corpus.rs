@@ -94,6 +94,24 @@ impl Corpus {
         }
     }
 
+    /// Targets of document `i`: its tokens without the first.
+    pub(crate) fn targets_of(&self, i: usize) -> u64 {
+        let tokens = self.document(i);
+        tokens.end - tokens.start - 1
+    }
+
+    /// Appends the first `at_most` targets of a document to a batch, in one segment.
+    pub(crate) fn push_document(&self, i: usize, at_most: u64, batch: &mut Batch) {
+        let start = self.document(i).start + 1;
+        let end = start + self.targets_of(i).min(at_most);
+        if end > start {
+            self.0.push_tokens(start - 1..end - 1, &mut batch.inputs);
+            self.0.push_tokens(start..end, &mut batch.targets);
+            self.0.push_loss(start..end, &mut batch.loss);
+            batch.segments.push((end - start) as usize);
+        }
+    }
+
     /// The document that a target is in.
     fn document_of(&self, target: u64) -> usize {
         // Targets up to the end of document `i`: its tokens, less one a document.

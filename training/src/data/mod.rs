@@ -18,13 +18,16 @@ mod document;
 mod each;
 mod error;
 mod formats;
+mod found;
 mod order;
 mod pairs;
 mod permutation;
+mod preference;
 mod prepare;
 mod source;
 mod split;
 mod tokenize;
+mod whole;
 
 pub use batch::Batch;
 pub use corpus::Corpus;
@@ -32,7 +35,10 @@ pub use document::{At, Place};
 #[cfg(feature = "burn")]
 pub(crate) use each::each_document;
 pub use error::DataError;
+pub use found::find_held_out;
 pub use order::{Blocks, Order};
 pub use pairs::{Pair, Sequence, read_pairs};
+pub use preference::prepare_pairs;
 pub use prepare::{Dataset, Origin, Prepare, Progress};
 pub use source::Source;
+pub use whole::{EachDocument, WholeDocuments};

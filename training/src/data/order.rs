@@ -125,7 +125,7 @@ impl Iterator for Blocks {
     }
 }
 
-fn checked(context: usize, rows_per_batch: usize) -> Result<(u64, u64), DataError> {
+pub(super) fn checked(context: usize, rows_per_batch: usize) -> Result<(u64, u64), DataError> {
     let range = "at least 1";
     for (name, value) in [("context", context), ("rows per batch", rows_per_batch)] {
         if value == 0 {

@@ -25,7 +25,16 @@ macro_rules! spelled {
     )*};
 }
 
-spelled!(TokenizerChoice, ActivationChoice, StorageChoice, WeightsChoice, ScaleChoice, OptimizerKind);
+spelled!(
+    TokenizerChoice,
+    ActivationChoice,
+    StorageChoice,
+    WeightsChoice,
+    ScaleChoice,
+    OptimizerKind,
+    Packing,
+    Reduction
+);
 
 /// A word that a setting cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +108,29 @@ words!(
     Muon = "muon"
 );
 
+words!(
+    /// What the rows of a batch are.
+    #[derive(Default)]
+    Packing, "`rows` or `documents`",
+    /// Stretches of `context` targets, whichever documents they are of: nothing is cut off, but a document may go on in
+    /// another row, without what came before.
+    #[default]
+    Rows = "rows",
+    /// Whole documents, one a row; what is longer than the context is cut off. Each is seen as if it were alone.
+    Documents = "documents"
+);
+
+words!(
+    /// What the losses of a step's targets become.
+    #[derive(Default)]
+    Reduction, "`mean` or `sum`",
+    /// Their mean.
+    #[default]
+    Mean = "mean",
+    /// Their sum: a step with more targets goes further.
+    Sum = "sum"
+);
+
 /// The gate's function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActivationChoice(pub Activation);
@@ -158,6 +190,8 @@ pub enum TokenizerChoice {
     Bytes,
     /// Merges learned from the data, until there are so many tokens.
     Bpe(usize),
+    /// That of the model which is trained further.
+    Model,
     /// A `tokenizer.json`.
     File(PathBuf),
 }
@@ -166,6 +200,7 @@ impl fmt::Display for TokenizerChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes => f.write_str("bytes"),
+            Self::Model => f.write_str("model"),
             Self::Bpe(size) => write!(f, "bpe:{size}"),
             Self::File(path) => write!(f, "{}", path.display()),
         }
@@ -176,8 +211,10 @@ impl FromStr for TokenizerChoice {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        if text == "bytes" {
-            return Ok(Self::Bytes);
+        match text {
+            "bytes" => return Ok(Self::Bytes),
+            "model" => return Ok(Self::Model),
+            _ => {}
         }
         match text.strip_prefix("bpe:") {
             Some(size) => size.parse().map(Self::Bpe).map_err(|_| UnknownWord {

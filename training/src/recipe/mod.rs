@@ -3,12 +3,15 @@
 mod choices;
 mod size;
 
+use std::path::PathBuf;
+
 use bitnet_format::{ModelConfig, RopeScaling, ScaleDirection};
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{LambdaSchedule, LearningRate, WeightDecay};
 pub use choices::{
-    ActivationChoice, OptimizerKind, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
+    ActivationChoice, OptimizerKind, Packing, Reduction, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord,
+    WeightsChoice,
 };
 pub use size::Size;
 
@@ -19,8 +22,12 @@ pub use size::Size;
 pub struct Recipe {
     /// Chooses the first weights and the order of the data.
     pub seed: u64,
-    /// `bytes`, `bpe:N` (merges learned from the data, a vocabulary of N tokens), or the path of a `tokenizer.json`.
+    /// `bytes`, `bpe:N` (merges learned from the data, a vocabulary of N tokens), `model` (that of `from`), or the path of
+    /// a `tokenizer.json`.
     pub tokenizer: TokenizerChoice,
+    /// The model file or folder that is trained further, from which the network is then taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// The network.
     pub model: Model,
     /// What its linears compute.
@@ -31,6 +38,9 @@ pub struct Recipe {
     pub optimizer: OptimizerRecipe,
     /// How long it goes on, and what is looked at meanwhile.
     pub run: RunRecipe,
+    /// Which of two replies is better is what the data says, and what is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceRecipe>,
 }
 
 /// The sizes of the network: a LLaMA decoder as in BitNet b1.58 2B-4T.
@@ -89,6 +99,20 @@ pub struct BatchRecipe {
     pub accumulate: usize,
     /// Keep only the input of each block for the backward pass, and compute the rest again.
     pub checkpoint_activations: bool,
+    /// What a row is: `rows`, so many targets in a row, or `documents`, each one by itself.
+    #[serde(default)]
+    pub packing: Packing,
+    /// What the losses of the targets become: their `mean`, or their `sum`.
+    #[serde(default)]
+    pub reduction: Reduction,
+}
+
+/// Direct preference optimization against the model that is trained further.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreferenceRecipe {
+    /// How strongly the model is held to where it began: the smaller, the less.
+    pub beta: f64,
 }
 
 /// How weights change.
@@ -177,11 +201,27 @@ impl Recipe {
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size > 1 << 20) {
             return refuse(name, format!("{size} is too large"));
         }
-        if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(2) {
+        // The heads of a model that is trained further are what they are.
+        if self.from.is_none() && (!hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(2)) {
             return refuse("model.heads", format!("{heads} heads do not share {hidden} evenly in even widths"));
         }
         if !heads.is_multiple_of(kv_heads) {
             return refuse("model.kv_heads", format!("{kv_heads} does not divide the {heads} query heads"));
+        }
+        if self.from.is_none() && self.tokenizer == TokenizerChoice::Model {
+            return refuse("tokenizer", "there is no model to take it from: `from` is not given".to_string());
+        }
+        if let Some(preference) = &self.preference {
+            if self.from.is_none() {
+                return refuse("preference", "needs a model to begin with: `from` is not given".to_string());
+            }
+            if !(preference.beta.is_finite() && preference.beta > 0.0) {
+                return refuse("preference.beta", format!("{} is not a positive number", preference.beta));
+            }
+            if self.batch.checkpoint_activations {
+                let name = "batch.checkpoint_activations";
+                return refuse(name, "is not for a preference, which needs all of both replies at once".to_string());
+            }
         }
         if self.batch.accumulate > self.batch.rows {
             return refuse("batch.accumulate", format!("there are only {} rows in a step", self.batch.rows));

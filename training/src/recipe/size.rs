@@ -8,8 +8,8 @@ use bitnet_ternary::Granularity;
 
 use super::choices::choose;
 use super::{
-    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, QuantizationRecipe, Recipe, RunRecipe,
-    ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
+    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, Packing, QuantizationRecipe, Recipe,
+    Reduction, RunRecipe, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
 };
 use crate::schedule::{LambdaSchedule, LearningRate, LearningRateSchedule, Span, WeightDecay, WeightDecaySchedule};
 
@@ -58,7 +58,7 @@ impl Size {
             embedding_init: 0.02,
         };
         let (model, rows, peak, tokenizer) = match self {
-            Size::Tiny => (shape(4, 128, 384, 4, 1, 64), 12, 1.5e-3, TokenizerChoice::Bytes),
+            Size::Tiny => (shape(4, 128, 384, 4, 1, 64), 12, 2e-3, TokenizerChoice::Bytes),
             Size::M10 => (shape(6, 384, 1024, 6, 6, 256), 16, 1e-3, TokenizerChoice::Bytes),
             Size::M30 => (shape(8, 512, 1408, 8, 4, 512), 64, 2e-3, TokenizerChoice::Bpe(4096)),
             Size::M100 => (shape(12, 768, 2048, 12, 6, 1024), 256, 2.4e-3, TokenizerChoice::Bpe(16384)),
@@ -66,6 +66,7 @@ impl Size {
         Recipe {
             seed: 0,
             tokenizer,
+            from: None,
             model,
             quantization: QuantizationRecipe {
                 weights: WeightsChoice::Ternary,
@@ -73,13 +74,19 @@ impl Size {
                 act_bits: 8,
                 lambda: LambdaSchedule::default(),
             },
-            batch: BatchRecipe { rows, accumulate: 1, checkpoint_activations: false },
+            batch: BatchRecipe {
+                rows,
+                accumulate: 1,
+                checkpoint_activations: false,
+                packing: Packing::Rows,
+                reduction: Reduction::Mean,
+            },
             optimizer: OptimizerRecipe {
                 kind: OptimizerKind::AdamW,
                 learning_rate: LearningRate {
                     peak,
                     warmup: Span::Steps(100),
-                    schedule: LearningRateSchedule::Cosine { floor: 0.1 },
+                    schedule: LearningRateSchedule::Cosine { floor: 0.01 },
                 },
                 weight_decay: WeightDecay { value: 0.1, schedule: WeightDecaySchedule::Constant },
                 beta_1: 0.9,
@@ -99,6 +106,7 @@ impl Size {
                 sample_every: 500,
                 sample_prompt: String::new(),
             },
+            preference: None,
         }
     }
 }

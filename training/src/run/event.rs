@@ -38,6 +38,13 @@ pub enum Event<'a> {
     DataReady(&'a Origin),
     /// The first step is about to begin.
     Begin(&'a Facts),
+    /// Some of the documents are longer than the context, and cut off there.
+    CutOff {
+        /// Those that are.
+        documents: usize,
+        /// All.
+        of: usize,
+    },
     /// A step was taken.
     Step(&'a StepRecord),
     /// Something looks wrong.

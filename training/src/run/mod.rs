@@ -5,8 +5,12 @@
 //! DIR/model.gguf  hf/
 //! ```
 
+mod batches;
 mod event;
+mod first;
 mod folder;
+mod formats;
+mod trained;
 mod trainer;
 
 use std::path::PathBuf;
@@ -21,6 +25,7 @@ use crate::recipe::Recipe;
 
 pub use event::{Event, Facts, Observer};
 pub use folder::RunFolder;
+pub use trained::Trained;
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -41,8 +46,6 @@ pub struct RunOptions {
     pub resume: bool,
     /// Replace a run that is in the folder.
     pub overwrite: bool,
-    /// Weights to begin with: a model file or folder.
-    pub from: Option<PathBuf>,
     /// The command line, for the report.
     pub command: String,
 }

@@ -1,23 +1,27 @@
 //! The loop.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
-use bitnet_model::{Initialize, Quantization, Sequences, Transformer, load_trainable, ops::Activations};
-use burn::tensor::FloatDType;
+use bitnet_model::{Sequences, Transformer};
 
+use super::batches::{Batches, held_out};
+use super::first::first_model;
+use super::formats::Formats;
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
 use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
-use crate::data::{Blocks, Dataset, Order, Prepare};
-use crate::export::{ExportFormat, export};
+use crate::data::{Dataset, Prepare, prepare_pairs};
+use crate::export::export;
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
+use crate::objective::{Objective, Preference};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
-use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
+use crate::recipe::{Recipe, Reduction, WeightsChoice};
 use crate::report::{self, RunSummary};
 use crate::schedule::Progress;
 use crate::step::{DeviceBatch, mean_loss};
@@ -29,9 +33,6 @@ const LOOK_BACK: usize = 200;
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 128;
 
-/// Rows of a batch on held-out text.
-const VALID_ROWS: usize = 16;
-
 pub(super) struct Trainer<'a> {
     options: &'a RunOptions,
     recipe: &'a Recipe,
@@ -39,7 +40,8 @@ pub(super) struct Trainer<'a> {
     checkpoints: Checkpoints,
     tokenizer: TokenizerFiles,
     data: Dataset,
-    order: Order,
+    batches: Batches,
+    objective: Objective,
     /// `None` only while a step changes it.
     model: Option<Transformer>,
     parameters: Parameters,
@@ -65,18 +67,27 @@ impl<'a> Trainer<'a> {
         let tokenizer = if options.resume && folder.tokenizer().exists() {
             folder.read_tokenizer()?
         } else {
-            TokenizerFiles::choose(&recipe.tokenizer, &options.source, &mut |_| {})?
+            TokenizerFiles::choose(recipe, &options.source, &mut |_| {})?
         };
-        let cache = folder.cache();
-        let prepare = Prepare {
-            validation: options.validation.as_ref(),
-            one_in: options.one_in,
-            ..Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, &cache)
-        };
-        let data = prepare.run(&mut |progress| observer.event(Event::Data(progress)))?;
+        let data = prepare(options, &tokenizer, &folder.cache(), observer)?;
         observer.event(Event::DataReady(&data.origin));
-        let order = Order::new(&data.train, recipe.model.context, recipe.batch.rows, recipe.seed)?;
-        let model = first_model(options, &tokenizer)?;
+        let batches = Batches::new(&data.train, recipe)?;
+        match batches.cut_off() {
+            0 => {}
+            documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
+        }
+        let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        if !options.resume {
+            Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
+        }
+        let objective = match &recipe.preference {
+            None => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
+            Some(preference) => {
+                let reference = runnable(&model, recipe)?;
+                let preference = Preference::new(preference.beta, &reference, &data, recipe.model.context)?;
+                Objective::Preference(preference)
+            }
+        };
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -88,7 +99,8 @@ impl<'a> Trainer<'a> {
             options,
             recipe,
             checkpoints,
-            order,
+            batches,
+            objective,
             parameters,
             optimizer: Optimizer::new(&recipe.optimizer),
             inspector: Inspector::default(),
@@ -143,6 +155,8 @@ impl<'a> Trainer<'a> {
             ("the batch of the recipe", old.batch == new.batch),
             ("the optimizer of the recipe", old.optimizer == new.optimizer),
             ("the seed", old.seed == new.seed),
+            ("the model that the recipe begins with", old.from == new.from),
+            ("the preference of the recipe", old.preference == new.preference),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -231,17 +245,19 @@ impl<'a> Trainer<'a> {
         model.set_lambda(lambda as f32);
 
         let parts = recipe.batch.accumulate;
-        let batches: Vec<_> = (0..parts).map(|part| self.order.batch(step, part, parts)).collect();
+        let batches: Vec<_> = (0..parts).map(|part| self.batches.batch(step, part, parts)).collect();
         let targets: usize = batches.iter().map(|batch| batch.loss_targets()).sum();
+        let terms: usize = batches.iter().map(|batch| self.objective.terms(batch)).sum();
         let mut gradients = GradientSum::default();
         let mut loss = 0.0;
-        for batch in batches.iter().filter(|batch| batch.loss_targets() > 0) {
+        for (part, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
             let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
-            let factor = 1.0 / targets as f64;
-            let sum = match recipe.batch.checkpoint_activations {
-                true => batch.backward_checkpointed(&model, factor, &mut gradients),
-                false => batch.backward(&model, factor, &mut gradients),
+            let factor = match recipe.batch.reduction {
+                Reduction::Mean => 1.0 / terms as f64,
+                Reduction::Sum => 1.0,
             };
+            let documents = self.batches.documents(step, part, parts);
+            let sum = self.objective.backward(&batch, &documents, &model, factor, &mut gradients);
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
                 return Err(self.checkpoints.not_finite(step + 1, &layer)?);
@@ -259,7 +275,7 @@ impl<'a> Trainer<'a> {
         let size = StepSize { gradient_scale, ..size };
         self.model = Some(self.optimizer.step(model, &self.parameters, gradients, size));
         self.state.step += 1;
-        self.state.train_loss = loss / targets.max(1) as f64;
+        self.state.train_loss = loss / terms.max(1) as f64;
         Ok(StepRecord {
             step: self.state.step,
             tokens: self.state.tokens + targets as u64,
@@ -278,7 +294,7 @@ impl<'a> Trainer<'a> {
         let due = |every: u64| every > 0 && record.step.is_multiple_of(every);
         let (validate, inspect, sample) = (due(run.validate_every), due(run.inspect_every), due(run.sample_every));
         if inspect {
-            let batch = self.order.batch(record.step, 0, self.recipe.batch.rows);
+            let batch = self.batches.batch(record.step, 0, self.recipe.batch.rows);
             let layers = self.inspector.look(self.model.as_ref().expect("no step is under way"), &batch)?;
             record.layers = (!layers.is_empty()).then_some(layers);
         }
@@ -297,15 +313,15 @@ impl<'a> Trainer<'a> {
 
     /// The model as it would run now.
     fn runnable(&self) -> Result<Transformer, TrainError> {
-        let model = self.model();
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let whole = model.linears().filter_map(|(_, l)| l.latent_weights()).all(|w| w.is_fully_quantized());
-        Ok(if quantized && whole { model.pack()? } else { model.without_gradients() })
+        runnable(self.model(), self.recipe)
     }
 
     fn validate(&self, model: &Transformer, at_most: Option<u64>) -> Result<Validation, TrainError> {
-        let blocks = Blocks::new(&self.data.valid, self.recipe.model.context, VALID_ROWS, at_most)?;
-        let (loss, tokens) = mean_loss(model, model.device(), blocks);
+        if let Objective::Preference(preference) = &self.objective {
+            return Ok(preference.measure(model, &self.data.valid, self.recipe.model.context, at_most)?);
+        }
+        let batches = held_out(&self.data.valid, self.recipe, at_most)?;
+        let (loss, tokens) = mean_loss(model, model.device(), batches);
         Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens })
     }
 
@@ -357,18 +373,17 @@ impl<'a> Trainer<'a> {
         }
         let name = self.options.out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
         let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
-        let write = |path: &std::path::Path, format| export(self.model(), &self.tokenizer, &name, format, path, true);
-        if quantized {
+        let formats = Formats::of(self.recipe);
+        if let Some(format) = formats.gguf {
             observer.event(Event::Export(&gguf));
-            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
+            export(self.model(), &self.tokenizer, &name, format, &gguf, true)?;
         }
         observer.event(Event::Export(&hf));
-        write(&hf, form)?;
+        export(self.model(), &self.tokenizer, &name, formats.hugging_face, &hf, true)?;
+        let model = if formats.gguf.is_some() { gguf } else { hf };
         // Of the file that was written, by the program that runs it; the float twin has no such file.
-        let valid = if quantized {
-            let checkpoint = bitnet_format::open(&gguf)?;
+        let valid = if self.recipe.quantization.weights == WeightsChoice::Ternary {
+            let checkpoint = bitnet_format::open(&model)?;
             let model = bitnet_model::load(&checkpoint, &self.options.device)?.model;
             self.validate(&model, None)?
         } else {
@@ -383,7 +398,7 @@ impl<'a> Trainer<'a> {
             tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
             seconds: self.state.elapsed_seconds,
             parameters: self.parameters.total(),
-            model: if quantized { gguf } else { hf },
+            model,
         };
         self.log.flush()?;
         let records = read_jsonl(self.folder.records())?;
@@ -419,52 +434,32 @@ impl<'a> Trainer<'a> {
                 pair("vocabulary", text(&self.state.data.vocab_size)),
                 pair("training tokens", text(&self.data.train.tokens())),
                 pair("held-out tokens", text(&self.data.valid.tokens())),
-                pair("epochs", format!("{:.2}", self.order.epochs(self.state.step))),
+                pair("epochs", format!("{:.2}", self.batches.epochs(self.state.step))),
             ],
             outcome,
         }
     }
 }
 
-/// The model before the first step.
-fn first_model(options: &RunOptions, tokenizer: &TokenizerFiles) -> Result<Transformer, TrainError> {
-    let recipe = &options.recipe;
-    let device = options.device.clone().autodiff();
-    let storage = match recipe.model.embedding {
-        StorageChoice::F32 => FloatDType::F32,
-        StorageChoice::F16 => FloatDType::F16,
-        StorageChoice::Bf16 => FloatDType::BF16,
-    };
-    let quantization = quantization(recipe);
-    if let Some(path) = &options.from {
-        let checkpoint = bitnet_format::open(path)?;
-        let (tokens, rows) = (tokenizer.tokenizer.vocab_size(), checkpoint.config().vocab_size);
-        if tokens > rows {
-            return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
-        }
-        return Ok(load_trainable(&checkpoint, quantization, storage, &device)?.model);
+/// The data, as the recipe looks at it.
+fn prepare(
+    options: &RunOptions,
+    tokenizer: &TokenizerFiles,
+    cache: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Dataset, TrainError> {
+    let (validation, one_in, context) = (options.validation.as_ref(), options.one_in, options.recipe.model.context);
+    if options.recipe.preference.is_some() {
+        return Ok(prepare_pairs(&options.source, validation, &tokenizer.tokenizer, context, one_in, cache)?);
     }
-    let vocab_size = tokenizer.tokenizer.vocab_size();
-    let initialize = Initialize {
-        config: recipe.config(vocab_size, tokenizer.end_of_text()),
-        sub_norms: recipe.model.sub_norms,
-        quantization,
-        storage,
-        linear_std: recipe.model.init / (recipe.model.hidden as f64).sqrt(),
-        embedding_std: recipe.model.embedding_init,
-        seed: recipe.seed,
-    };
-    Ok(initialize.on(&device)?)
+    let all = Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, cache);
+    let prepare = Prepare { validation, one_in, ..all };
+    Ok(prepare.run(&mut |progress| observer.event(Event::Data(progress)))?)
 }
 
-/// What the linears compute in the first step.
-fn quantization(recipe: &Recipe) -> Quantization {
-    match recipe.quantization.weights {
-        WeightsChoice::None => Quantization::None,
-        WeightsChoice::Ternary => Quantization::Ternary {
-            granularity: recipe.quantization.scale.0,
-            activations: if recipe.quantization.act_bits > 0 { Activations::Int8 } else { Activations::Float },
-            lambda: recipe.quantization.lambda.at(Progress::of_steps(0, recipe.run.max_steps.max(1))) as f32,
-        },
-    }
+/// A model in training as it would run now.
+fn runnable(model: &Transformer, recipe: &Recipe) -> Result<Transformer, TrainError> {
+    let quantized = recipe.quantization.weights == WeightsChoice::Ternary;
+    let whole = model.linears().filter_map(|(_, l)| l.latent_weights()).all(|w| w.is_fully_quantized());
+    Ok(if quantized && whole { model.pack()? } else { model.without_gradients() })
 }

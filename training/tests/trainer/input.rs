@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bitnet_fixtures::moby;
 use bitnet_training::data::Source;
-use bitnet_training::recipe::TokenizerChoice;
+use bitnet_training::recipe::{Recipe, TokenizerChoice};
 use bitnet_training::{RunFolder, RunOptions, TrainError};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -90,11 +90,12 @@ fn weights_to_begin_with_have_a_row_for_every_token() {
     let from = Some(RunFolder::new(&first.out).hugging_face());
     let mut recipe = first.recipe.clone();
     recipe.tokenizer = TokenizerChoice::File(moby("packed-bitlinear"));
-    let error = run(&RunOptions { from: from.clone(), ..options(folder.path(), "larger", &recipe) }).unwrap_err();
+    recipe.from = from.clone();
+    let error = run(&options(folder.path(), "larger", &recipe)).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("4096") && error.contains("hf"), "{error}");
 
-    let again = RunOptions { from, ..options(folder.path(), "again", &first.recipe) };
+    let again = options(folder.path(), "again", &Recipe { from, ..first.recipe });
     let outcome = run(&again).unwrap();
     assert_eq!(outcome.steps, 1);
 }

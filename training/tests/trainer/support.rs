@@ -56,7 +56,6 @@ pub fn options(folder: &Path, name: &str, recipe: &Recipe) -> RunOptions {
         device: device(),
         resume: false,
         overwrite: false,
-        from: None,
         command: "test".to_string(),
     }
 }

@@ -60,3 +60,9 @@ impl From<bitnet::text::TextError> for CliError {
         CliError::Model(error.into())
     }
 }
+
+impl From<bitnet::model::DeviceError> for CliError {
+    fn from(error: bitnet::model::DeviceError) -> Self {
+        CliError::Model(bitnet::model::ModelError::from(error).into())
+    }
+}

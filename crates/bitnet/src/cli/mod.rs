@@ -4,13 +4,21 @@ mod bench;
 mod chat;
 mod downloads;
 mod error;
+#[cfg(feature = "train")]
+mod export;
+#[cfg(feature = "train")]
+mod finetune;
 mod generate;
 mod inspect;
 mod model_args;
 mod note;
+#[cfg(feature = "train")]
+mod run;
 mod sampling_args;
 mod score;
 mod small;
+#[cfg(feature = "train")]
+mod tokenizer;
 #[cfg(feature = "train")]
 mod train;
 
@@ -43,7 +51,16 @@ enum Command {
     Tokenize(small::Tokenize),
     /// Train a ternary model on text
     #[cfg(feature = "train")]
-    Train(train::Train),
+    Train(Box<train::Train>),
+    /// Train a ternary model further on conversations or text
+    #[cfg(feature = "train")]
+    Finetune(finetune::Finetune),
+    /// Write a model in training as a file that runs
+    #[cfg(feature = "train")]
+    Export(export::Export),
+    /// Make a tokenizer
+    #[cfg(feature = "train")]
+    Tokenizer(tokenizer::TokenizerCommand),
     /// List the devices of this build
     Devices(small::Devices),
     /// Print a completion script for a shell
@@ -77,6 +94,12 @@ pub fn run() -> Result<(), CliError> {
         Command::Tokenize(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Train(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Finetune(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Export(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Tokenizer(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run::<Cli>(),
     }

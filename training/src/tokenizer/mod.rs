@@ -1,5 +1,7 @@
 //! The tokenizer of a run: read, or made of its data.
 
+mod model;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
@@ -10,11 +12,12 @@ use serde_json::Value;
 
 use crate::TrainError;
 use crate::data::{DataError, Source, each_document};
-use crate::recipe::TokenizerChoice;
+use crate::recipe::{Recipe, RecipeError, TokenizerChoice};
 
 const JSON: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const GENERATION: &str = "generation_config.json";
 
 /// The files of a tokenizer, as Hugging Face has them, and the tokenizer itself.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub struct TokenizerFiles {
     pub config: Option<Value>,
     /// `chat_template.jinja`.
     pub chat_template: Option<String>,
+    /// `generation_config.json`: the tokens that begin and end a text, where the other files do not name them all.
+    pub generation_config: Option<Value>,
     /// What they make.
     pub tokenizer: Tokenizer,
 }
@@ -35,37 +40,54 @@ impl TokenizerFiles {
     /// # Errors
     /// When its file cannot be read, or it cannot be made of this data.
     pub fn choose(
-        choice: &TokenizerChoice,
+        recipe: &Recipe,
         source: &Source,
         progress: &mut (dyn FnMut(MakeProgress) + Send),
     ) -> Result<Self, TrainError> {
-        match choice {
+        match &recipe.tokenizer {
             TokenizerChoice::File(path) => Self::read(path),
-            TokenizerChoice::Bytes => {
-                // Whether there are conversations is seen at the first document.
-                let mut chat = false;
-                each_document(source, &mut |document| {
-                    chat = document.is_chat();
-                    Ok(ControlFlow::Break(()))
-                })?;
-                Self::made(&NewTokenizer::bytes(chat))
+            TokenizerChoice::Model => {
+                let refuse = |reason: String| RecipeError::Setting { name: "tokenizer", reason };
+                let from = recipe.from.as_ref().ok_or_else(|| refuse("there is no model to take it from".into()))?;
+                Self::of(&bitnet_format::open(from)?)
             }
-            TokenizerChoice::Bpe(size) => {
-                let (mut texts, mut chat) = (Vec::new(), false);
-                each_document(source, &mut |document| {
-                    chat |= document.is_chat();
-                    texts.extend(document.into_texts());
-                    Ok::<_, DataError>(ControlFlow::Continue(()))
-                })?;
-                Self::made(&NewTokenizer::train(texts.into_iter(), *size, chat, progress)?)
-            }
+            TokenizerChoice::Bytes => Self::bytes(begins_with_chat(source)?),
+            TokenizerChoice::Bpe(size) => Self::train(source, *size, false, progress),
         }
+    }
+
+    /// A vocabulary of the 256 bytes, with the markers and the template of conversations or without.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn bytes(chat: bool) -> Result<Self, TrainError> {
+        Self::made(&NewTokenizer::bytes(chat))
+    }
+
+    /// Learns merges from data until the vocabulary has `size` tokens. It has the markers and the template of conversations
+    /// when there are some in the data, or `chat` says so.
+    ///
+    /// # Errors
+    /// When the data cannot be read, or the vocabulary cannot have this size.
+    pub fn train(
+        source: &Source,
+        size: usize,
+        chat: bool,
+        progress: &mut (dyn FnMut(MakeProgress) + Send),
+    ) -> Result<Self, TrainError> {
+        let (mut texts, mut chat) = (Vec::new(), chat);
+        each_document(source, &mut |document| {
+            chat |= document.is_chat();
+            texts.extend(document.into_texts());
+            Ok::<_, DataError>(ControlFlow::Continue(()))
+        })?;
+        Self::made(&NewTokenizer::train(texts.into_iter(), size, chat, progress)?)
     }
 
     fn made(made: &NewTokenizer) -> Result<Self, TrainError> {
         let config = Some(made.tokenizer_config());
         let template = made.chat_template().map(String::from);
-        Self::assemble(Path::new(JSON), made.tokenizer_json().into_bytes(), config, template)
+        Self::assemble(Path::new(JSON), made.tokenizer_json().into_bytes(), config, template, None)
     }
 
     /// Reads a `tokenizer.json`, and what lies beside it.
@@ -81,14 +103,14 @@ impl TokenizerFiles {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(TrainError::io(&path)(error)),
         };
-        let config = match optional(beside(CONFIG))? {
-            Some(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| {
-                TrainError::io(&beside(CONFIG))(std::io::Error::other(format!("not JSON: {error}")))
-            })?),
-            None => None,
+        let optional_json = |name: &str| match optional(beside(name))? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| TrainError::io(&beside(name))(std::io::Error::other(format!("not JSON: {error}")))),
+            None => Ok(None),
         };
         let template = optional(beside(TEMPLATE))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Self::assemble(&path, json, config, template)
+        Self::assemble(&path, json, optional_json(CONFIG)?, template, optional_json(GENERATION)?)
     }
 
     fn assemble(
@@ -96,16 +118,18 @@ impl TokenizerFiles {
         tokenizer_json: Vec<u8>,
         config: Option<Value>,
         chat_template: Option<String>,
+        generation_config: Option<Value>,
     ) -> Result<Self, TrainError> {
         let files = HfTokenizer {
             tokenizer_json: &tokenizer_json,
             tokenizer_config: config.as_ref(),
             chat_template: chat_template.as_deref(),
+            generation_config: generation_config.as_ref(),
             ..HfTokenizer::default()
         };
         let tokenizer =
             Tokenizer::from_hf(files).map_err(|source| TrainError::Tokenizer { path: path.to_path_buf(), source })?;
-        Ok(Self { tokenizer_json, config, chat_template, tokenizer })
+        Ok(Self { tokenizer_json, config, chat_template, generation_config, tokenizer })
     }
 
     /// Writes the files to a folder.
@@ -125,6 +149,9 @@ impl TokenizerFiles {
         if let Some(template) = &self.chat_template {
             put(TEMPLATE, template.as_bytes())?;
         }
+        if let Some(config) = &self.generation_config {
+            put(GENERATION, config.to_string().as_bytes())?;
+        }
         Ok(())
     }
 
@@ -138,4 +165,17 @@ impl TokenizerFiles {
         let mut seen = BTreeSet::new();
         self.tokenizer.stop_tokens().iter().copied().filter(|id| seen.insert(*id)).collect()
     }
+}
+
+/// Whether the first document of some data is a conversation.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn begins_with_chat(source: &Source) -> Result<bool, DataError> {
+    let mut chat = false;
+    each_document(source, &mut |document| {
+        chat = document.is_chat();
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(chat)
 }

@@ -55,6 +55,11 @@ impl Observer for Lines {
                 }
             }
             Event::Begin(facts) => self.begin(facts),
+            Event::CutOff { documents, of } => {
+                note(format_args!(
+                    "warning: {documents} of {of} documents are longer than the context, and cut off there"
+                ));
+            }
             Event::Step(record) => {
                 if let Some(line) = self.line.as_mut().and_then(|line| line.line(record)) {
                     note(line);

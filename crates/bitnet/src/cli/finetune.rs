@@ -1,0 +1,89 @@
+//! `bitnet finetune`.
+
+use std::path::PathBuf;
+
+use bitnet::training::RunFolder;
+use bitnet::training::data::Source;
+use bitnet::training::recipe::{Packing, Recipe};
+use clap::Args;
+
+use super::CliError;
+use super::downloads::fetch_with_bar;
+use super::run::{RunArgs, StepArgs, set};
+
+/// Trains a ternary model further: on conversations, of which it learns what the assistant says, or on text.
+///
+/// It keeps its network and its tokenizer. The folder gets what `bitnet train` leaves in one. A conversation is a line
+/// {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]} of a .jsonl file.
+#[derive(Args)]
+pub struct Finetune {
+    /// Conversations or texts (.jsonl, .parquet), text (.txt, .md), or folders of them
+    #[arg(required = true)]
+    data: Vec<PathBuf>,
+
+    /// The model: a folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
+    #[arg(short, long, required_unless_present = "resume")]
+    model: Option<String>,
+
+    /// Do not ask the network
+    #[arg(long)]
+    offline: bool,
+
+    /// The most tokens of a conversation, or of a row of text [default: the model's context]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+
+    /// documents, one a row and each by itself, or rows of text [default: documents for conversations, else rows]
+    #[arg(long, value_name = "WHAT")]
+    packing: Option<Packing>,
+
+    /// Learn which of two replies is better, from lines {"prompt": ..., "chosen": ..., "rejected": ...} (DPO)
+    #[arg(long)]
+    dpo: bool,
+
+    /// How strongly DPO holds the model to where it began [default: 0.1]
+    #[arg(long, requires = "dpo", value_name = "BETA")]
+    beta: Option<f64>,
+
+    /// What stands between the documents of a text file, such as "<|endoftext|>"
+    #[arg(long, value_name = "TEXT")]
+    separator: Option<String>,
+
+    #[command(flatten)]
+    steps: StepArgs,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl Finetune {
+    pub fn run(self) -> Result<(), CliError> {
+        let source = Source { paths: self.data, separator: self.separator };
+        let before = RunFolder::new(&self.run.out);
+        let mut recipe = match &self.model {
+            _ if self.run.resume && before.is_begun() => before.read_recipe()?,
+            Some(model) => {
+                let path = fetch_with_bar(model, self.offline)?;
+                let whole = path.canonicalize().map_err(|error| CliError::Read { path, error })?;
+                match self.dpo {
+                    true => Recipe::to_prefer(&whole)?,
+                    false => Recipe::to_finetune(&whole, &source)?,
+                }
+            }
+            None => return Err(CliError::Usage("--model: which model is to be trained further?".to_string())),
+        };
+        if let Some(wanted) = self.context {
+            let most = recipe.model.context;
+            if wanted > most {
+                return Err(CliError::Usage(format!("--context {wanted}: this model can have {most} tokens")));
+            }
+            recipe.model.context = wanted;
+        }
+        set(&mut recipe.batch.packing, self.packing);
+        if let Some(preference) = &mut recipe.preference {
+            set(&mut preference.beta, self.beta);
+        }
+        self.steps.change(&mut recipe)?;
+        self.run.run(source, recipe)
+    }
+}

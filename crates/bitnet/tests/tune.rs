@@ -1,0 +1,183 @@
+//! Export, tokenizers and fine-tuning from the command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use bitnet_fixtures::moby;
+use serde_json::Value;
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    command.args(args).output().unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The last line on stdout.
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(stdout(args).lines().last().unwrap()).unwrap()
+}
+
+fn refusal(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stderr).unwrap();
+    text.lines().last().unwrap().strip_prefix("error: ").expect("an error").to_string()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A recipe for a model that trains in no time and has the widths that every packing takes.
+const RECIPE: &str = r#"
+seed = 1
+tokenizer = "bytes"
+
+[model]
+layers = 1
+hidden = 256
+ffn = 256
+heads = 4
+kv_heads = 2
+context = 32
+sub_norms = true
+activation = "relu2"
+tied = true
+rope_theta = 10000.0
+embedding = "f16"
+init = 1.0
+embedding_init = 0.02
+
+[quantization]
+weights = "ternary"
+scale = "tensor"
+act_bits = 8
+lambda = "one"
+
+[batch]
+rows = 4
+accumulate = 1
+checkpoint_activations = false
+
+[optimizer]
+kind = "adamw"
+beta_1 = 0.9
+beta_2 = 0.99
+epsilon = 1e-8
+momentum = 0.95
+clip = 1.0
+
+[optimizer.learning_rate]
+peak = 2e-3
+warmup = 2
+schedule = "constant"
+
+[optimizer.weight_decay]
+value = 0.1
+schedule = "constant"
+
+[run]
+max_steps = 6
+max_seconds = 0.0
+validate_every = 0
+validate_tokens = 1000
+checkpoint_every = 3
+keep = 2
+inspect_every = 0
+sample_every = 0
+sample_prompt = ""
+"#;
+
+/// A run of a few steps.
+struct Trained {
+    folder: tempfile::TempDir,
+}
+
+impl Trained {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(moby("heldout.txt")).unwrap();
+        fs::write(folder.path().join("text.txt"), &text[..text.floor_char_boundary(20_000)]).unwrap();
+        fs::write(folder.path().join("recipe.toml"), RECIPE).unwrap();
+        let trained = Self { folder };
+        let (text, recipe, run) = (trained.at("text.txt"), trained.at("recipe.toml"), trained.at("run"));
+        stdout(&["train", path(&text), "--recipe", path(&recipe), "--out", path(&run)]);
+        trained
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+#[test]
+fn a_run_becomes_every_file_with_the_loss_of_the_trainer() {
+    let trained = Trained::new();
+    let run = trained.at("run");
+    for form in ["i2_s", "tq1_0", "tq2_0", "iq2_bn", "hf-packed", "hf-bitlinear", "hf-master"] {
+        let out = trained.at(&if form.starts_with("hf") { form.to_string() } else { format!("{form}.gguf") });
+        let line = json(&["export", path(&run), path(&out), "--to", form, "--json"]);
+        let [before, after] = ["loss_before", "loss_after"].map(|key| line[key].as_f64().unwrap());
+        // The blocks of llama.cpp have scales of half precision.
+        let close = if form.starts_with("tq") { 1e-3 } else { 1e-4 };
+        assert!((before - after).abs() <= close, "{form}: {line}");
+        assert_eq!(line["step"], 6);
+        assert!(refusal(&["export", path(&run), path(&out), "--to", form]).contains("--overwrite"));
+        let args = ["generate", "The whale", "-n", "4", "--temperature", "0", "-m"];
+        assert!(stdout(&[&args[..], &[path(&out)]].concat()).len() > 1, "{form}");
+    }
+    let out = trained.at("early.gguf");
+    let text = stdout(&["export", path(&run), path(&out), "--to", "i2_s", "--step", "3"]);
+    assert!(text.contains("after step 3") && text.contains("nats before"), "{text}");
+    let checkpoint = run.join("checkpoints/step-00000003.safetensors");
+    let line = json(&["export", path(&checkpoint), path(&out), "--to", "i2_s", "--overwrite", "--json"]);
+    assert_eq!(line["step"], 3);
+
+    fs::remove_dir_all(run.join("cache")).unwrap();
+    let output = run_export_without_data(&run, &trained.at("blind.gguf"));
+    assert!(output.contains("held-out tokens of the run are not in"), "{output}");
+    assert!(refusal(&["export", path(&run), path(&out), "--to", "i2_s", "--overwrite", "--step", "99"]).contains("99"));
+    assert!(refusal(&["export", path(&run), path(&trained.at("x")), "--to", "i2_s"]).contains(".gguf"));
+    let empty = trained.at("empty");
+    fs::create_dir(&empty).unwrap();
+    let error = refusal(&["export", path(&empty), path(&trained.at("x.gguf")), "--to", "i2_s"]);
+    assert!(error.contains("no checkpoint"), "{error}");
+}
+
+fn run_export_without_data(from: &Path, out: &Path) -> String {
+    let output = run(&["export", path(from), path(out), "--to", "i2_s"]);
+    assert!(output.status.success() && out.exists());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_tokenizer_is_made_and_trained_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = moby("heldout.txt");
+    let (bpe, bytes) = (at("bpe"), at("bytes"));
+    assert!(stdout(&["tokenizer", "train", path(&text), "--vocab", "300", "-o", path(&bpe)]).contains("300 tokens"));
+    stdout(&["tokenizer", "bytes", "--chat", "-o", path(&bytes)]);
+    let error = refusal(&["tokenizer", "bytes", "-o", path(&bytes)]);
+    assert!(error.contains("tokenizer.json") && error.contains("--overwrite"), "{error}");
+    let config: Value = serde_json::from_slice(&fs::read(bytes.join("tokenizer_config.json")).unwrap()).unwrap();
+    assert!(config["chat_template"].is_string());
+    let error = refusal(&["tokenizer", "train", path(&text), "--vocab", "5", "-o", path(&at("small"))]);
+    assert!(error.contains("too small"), "{error}");
+    assert!(refusal(&["tokenizer", "train", "absent.txt", "-o", path(&at("x"))]).contains("absent.txt"));
+
+    let tokenizer = bpe.join("tokenizer.json");
+    let run = at("run");
+    fs::write(at("recipe.toml"), RECIPE).unwrap();
+    let recipe = at("recipe.toml");
+    let args = ["train", path(&text), "--recipe", path(&recipe), "--tokenizer", path(&tokenizer), "--max-steps", "1"];
+    json(&[&args[..], &["-o", path(&run)]].concat());
+    assert_eq!(json(&["inspect", "-m", path(&run.join("model.gguf")), "--json"])["config"]["vocab_size"], 300);
+}

@@ -1,0 +1,145 @@
+//! A GGUF vocabulary as the files of a Hugging Face folder.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    GgufVocabulary, TextError, chat,
+    gguf::{Kind, kinds},
+    pre,
+};
+
+/// The tokenizer's files of a Hugging Face folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfFiles {
+    /// `tokenizer.json`.
+    pub tokenizer_json: String,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Value,
+    /// `generation_config.json`: the tokens that begin and end a text.
+    pub generation_config: Value,
+    /// `chat_template.jinja`.
+    pub chat_template: Option<String>,
+}
+
+impl GgufVocabulary {
+    /// The same tokenizer as Hugging Face files, with the same ids. Ids of tokens that stand for nothing stay free.
+    ///
+    /// # Errors
+    /// When the vocabulary is no byte-level BPE, or malformed.
+    pub fn to_hf(&self) -> Result<HfFiles, TextError> {
+        if self.model != "gpt2" {
+            return Err(TextError::gguf(
+                "tokenizer.ggml.model",
+                format!("is {:?}: only a byte-level BPE (\"gpt2\") can be written as a tokenizer.json", self.model),
+            ));
+        }
+        let pre = pre::resolve(self.pre.as_deref(), &self.tokens)?;
+        let (mut vocab, mut added) = (Map::new(), Vec::new());
+        for ((id, token), kind) in self.tokens.iter().enumerate().zip(kinds(self)?).filter(|((_, t), _)| !t.is_empty())
+        {
+            match kind {
+                Kind::Normal | Kind::Byte => {
+                    vocab.insert(token.clone(), id.into());
+                }
+                Kind::Unused => {}
+                Kind::Control | Kind::Unknown | Kind::UserDefined => added.push(json!({
+                    "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": kind != Kind::UserDefined,
+                })),
+            }
+        }
+        let spelled = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
+        let bos = spelled(self.bos).filter(|_| self.add_bos.unwrap_or(pre.add_bos));
+        let byte_level =
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        let file = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": null,
+            "pre_tokenizer": pre.to_json(),
+            "post_processor": bos.map(|bos| begins_with(bos, self.bos)),
+            "decoder": byte_level,
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                "ignore_merges": pre.ignore_merges, "vocab": vocab, "merges": self.merges,
+            },
+        });
+        let mut tokenizer_config =
+            json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
+        for (key, id) in [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)] {
+            if let Some(token) = spelled(id) {
+                tokenizer_config[key] = token.as_str().into();
+            }
+        }
+        let ends: Vec<u32> = [self.eos, self.eot].into_iter().flatten().collect();
+        let template = chat::for_gguf(self.chat_template.as_deref(), &self.architecture, self.tokens.len());
+        Ok(HfFiles {
+            tokenizer_json: file.to_string(),
+            tokenizer_config,
+            generation_config: json!({ "bos_token_id": self.bos, "eos_token_id": ends }),
+            chat_template: template.map(|(source, _)| source),
+        })
+    }
+}
+
+/// A post-processor that puts the token before a text.
+fn begins_with(bos: &str, id: Option<u32>) -> Value {
+    let special = json!({ "SpecialToken": { "id": bos, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special, text("A")],
+        "pair": [special, text("A"), text("B")],
+        "special_tokens": { bos: { "id": bos, "ids": [id], "tokens": [bos] } },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HfTokenizer, NewTokenizer, Tokenizer};
+
+    #[test]
+    fn both_forms_give_the_same_ids() {
+        let text = "The whale, the white whale! It's 1851 now.\n\n  Call me Ishmael — 捕鯨.";
+        let made = NewTokenizer::train(std::iter::repeat_n(text, 3), 300, true, &mut |_| {}).unwrap();
+        let mut gguf = made.gguf();
+        gguf.tokens.push("[PAD]".to_string());
+        gguf.token_types.push(5);
+        gguf.bos = gguf.eos;
+        for pre in ["gpt-2", "qwen2", "starcoder", "smaug-bpe", "llama-bpe"] {
+            for add_bos in [false, true] {
+                let gguf = GgufVocabulary { pre: Some(pre.to_string()), add_bos: Some(add_bos), ..gguf.clone() };
+                let files = gguf.to_hf().unwrap();
+                let back = Tokenizer::from_hf(HfTokenizer {
+                    tokenizer_json: files.tokenizer_json.as_bytes(),
+                    tokenizer_config: Some(&files.tokenizer_config),
+                    chat_template: files.chat_template.as_deref(),
+                    generation_config: Some(&files.generation_config),
+                    ..HfTokenizer::default()
+                })
+                .unwrap();
+                let original = Tokenizer::from_gguf(gguf).unwrap();
+                for text in [text, "<|im_start|>user\nHi<|im_end|>", ""] {
+                    assert_eq!(back.encode(text, true).unwrap(), original.encode(text, true).unwrap(), "{pre} {text}");
+                }
+                assert_eq!(back.stop_tokens(), original.stop_tokens());
+                assert_eq!(back.bos(), original.bos());
+                assert_eq!(
+                    back.chat_template().map(|template| template.source()),
+                    original.chat_template().map(|template| template.source())
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sentencepiece_vocabulary_is_refused() {
+        let vocab = GgufVocabulary { model: "llama".to_string(), ..NewTokenizer::bytes(false).gguf() };
+        let error = vocab.to_hf().unwrap_err().to_string();
+        assert!(error.contains("tokenizer.ggml.model") && error.contains("byte-level BPE"), "{error}");
+    }
+}

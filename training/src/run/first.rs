@@ -1,0 +1,54 @@
+//! The model before the first step.
+
+use bitnet_model::{Initialize, Quantization, Transformer, load_trainable, ops::Activations};
+use burn::tensor::{Device, FloatDType};
+
+use crate::TrainError;
+use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
+use crate::schedule::Progress;
+use crate::tokenizer::TokenizerFiles;
+
+/// The model before the first step, on a device with gradients: fresh, or the one that the recipe trains further.
+pub(super) fn first_model(
+    recipe: &Recipe,
+    tokenizer: &TokenizerFiles,
+    device: &Device,
+) -> Result<Transformer, TrainError> {
+    let storage = match recipe.model.embedding {
+        StorageChoice::F32 => FloatDType::F32,
+        StorageChoice::F16 => FloatDType::F16,
+        StorageChoice::Bf16 => FloatDType::BF16,
+    };
+    let quantization = quantization(recipe);
+    if let Some(path) = &recipe.from {
+        let checkpoint = bitnet_format::open(path)?;
+        let (tokens, rows) = (tokenizer.tokenizer.vocab_size(), checkpoint.config().vocab_size);
+        if tokens > rows {
+            return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
+        }
+        return Ok(load_trainable(&checkpoint, quantization, storage, device)?.model);
+    }
+    let vocab_size = tokenizer.tokenizer.vocab_size();
+    let initialize = Initialize {
+        config: recipe.config(vocab_size, tokenizer.end_of_text()),
+        sub_norms: recipe.model.sub_norms,
+        quantization,
+        storage,
+        linear_std: recipe.model.init / (recipe.model.hidden as f64).sqrt(),
+        embedding_std: recipe.model.embedding_init,
+        seed: recipe.seed,
+    };
+    Ok(initialize.on(device)?)
+}
+
+/// What the linears compute in the first step.
+fn quantization(recipe: &Recipe) -> Quantization {
+    match recipe.quantization.weights {
+        WeightsChoice::None => Quantization::None,
+        WeightsChoice::Ternary => Quantization::Ternary {
+            granularity: recipe.quantization.scale.0,
+            activations: if recipe.quantization.act_bits > 0 { Activations::Int8 } else { Activations::Float },
+            lambda: recipe.quantization.lambda.at(Progress::of_steps(0, recipe.run.max_steps.max(1))) as f32,
+        },
+    }
+}
