@@ -36,6 +36,7 @@ pub struct Optimizer {
 
 /// Lines of as many numbers as the parameter has.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a parameter, and a run has only one kind but for a few")]
 enum State {
     AdamW { mean: Tensor<1>, square: Tensor<1> },
     Muon { momentum: Tensor<1> },

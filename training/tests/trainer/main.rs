@@ -1,4 +1,5 @@
 //! The trainer: its gradients and optimizers against PyTorch, and whole runs in this process.
+#![cfg(feature = "burn")]
 
 mod golden;
 mod input;

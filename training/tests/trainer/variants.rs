@@ -87,7 +87,7 @@ fn what_a_file_cannot_hold_is_refused_by_name() {
     };
     for granularity in [Granularity::Row, Granularity::Group(32)] {
         let error = refused(&|recipe| recipe.quantization.scale = ScaleChoice(granularity));
-        assert!(error.contains("model.gguf") && error.contains("attn_q"), "{error}");
+        assert!(error.contains("model.gguf") && error.contains("q_proj"), "{error}");
     }
     let error = refused(&|recipe| recipe.quantization.act_bits = 0);
     assert!(error.contains("model.gguf") && error.contains("activation_bits"), "{error}");

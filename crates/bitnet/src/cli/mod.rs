@@ -51,10 +51,10 @@ enum Command {
     Tokenize(small::Tokenize),
     /// Train a ternary model on text
     #[cfg(feature = "train")]
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Train a ternary model further on conversations or text
     #[cfg(feature = "train")]
-    Finetune(finetune::Finetune),
+    Finetune(Box<finetune::Finetune>),
     /// Write a model in training as a file that runs
     #[cfg(feature = "train")]
     Export(export::Export),
