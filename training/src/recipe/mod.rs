@@ -41,6 +41,9 @@ pub struct Recipe {
     /// Which of two replies is better is what the data says, and what is learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preference: Option<PreferenceRecipe>,
+    /// Only a low-rank adapter is trained, beside trits that stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraRecipe>,
 }
 
 /// The sizes of the network: a LLaMA decoder as in BitNet b1.58 2B-4T.
@@ -113,6 +116,16 @@ pub struct BatchRecipe {
 pub struct PreferenceRecipe {
     /// How strongly the model is held to where it began: the smaller, the less.
     pub beta: f64,
+}
+
+/// A low-rank adapter on all linears.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRecipe {
+    /// Width between the two matrices of a linear.
+    pub rank: usize,
+    /// What their product is multiplied by, times the rank.
+    pub alpha: f64,
 }
 
 /// How weights change.
@@ -221,6 +234,17 @@ impl Recipe {
             if self.batch.checkpoint_activations {
                 let name = "batch.checkpoint_activations";
                 return refuse(name, "is not for a preference, which needs all of both replies at once".to_string());
+            }
+        }
+        if let Some(lora) = &self.lora {
+            if self.from.is_none() {
+                return refuse("lora", "needs a model to begin with: `from` is not given".to_string());
+            }
+            if lora.rank == 0 || lora.rank > 1 << 16 {
+                return refuse("lora.rank", format!("{} is not a rank", lora.rank));
+            }
+            if !lora.alpha.is_finite() {
+                return refuse("lora.alpha", format!("{} is not a finite number", lora.alpha));
             }
         }
         if self.batch.accumulate > self.batch.rows {

@@ -107,6 +107,7 @@ impl Size {
                 sample_prompt: String::new(),
             },
             preference: None,
+            lora: None,
         }
     }
 }

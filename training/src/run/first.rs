@@ -1,6 +1,6 @@
 //! The model before the first step.
 
-use bitnet_model::{Initialize, Quantization, Transformer, load_trainable, ops::Activations};
+use bitnet_model::{Initialize, Quantization, Transformer, load, load_trainable, ops::Activations};
 use burn::tensor::{Device, FloatDType};
 
 use crate::TrainError;
@@ -25,6 +25,10 @@ pub(super) fn first_model(
         let (tokens, rows) = (tokenizer.tokenizer.vocab_size(), checkpoint.config().vocab_size);
         if tokens > rows {
             return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
+        }
+        if let Some(lora) = &recipe.lora {
+            let packed = load(&checkpoint, device)?.model;
+            return Ok(packed.with_fresh_adapter(lora.rank, lora.alpha, recipe.seed));
         }
         return Ok(load_trainable(&checkpoint, quantization, storage, device)?.model);
     }

@@ -1,10 +1,11 @@
 //! The loop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
+use bitnet_format::Adapter;
 use bitnet_model::{Sequences, Transformer};
 
 use super::batches::{Batches, held_out};
@@ -153,6 +154,7 @@ impl<'a> Trainer<'a> {
             ("the seed", old.seed == new.seed),
             ("the model that the recipe begins with", old.from == new.from),
             ("the preference of the recipe", old.preference == new.preference),
+            ("the adapter of the recipe", old.lora == new.lora),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -368,24 +370,8 @@ impl<'a> Trainer<'a> {
             self.save(observer)?;
         }
         let name = self.options.out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
-        let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
-        let write = |path: &std::path::Path, format| export(self.model(), &self.tokenizer, &name, format, path, true);
-        if quantized {
-            observer.event(Event::Export(&gguf));
-            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
-        }
-        observer.event(Event::Export(&hf));
-        write(&hf, form)?;
-        // Of the file that was written, by the program that runs it; the float twin has no such file.
-        let valid = if quantized {
-            let checkpoint = bitnet_format::open(&gguf)?;
-            let model = bitnet_model::load(&checkpoint, &self.options.device)?.model;
-            self.validate(&model, None)?
-        } else {
-            self.validate(&self.runnable()?, None)?
-        };
+        let (path, model) = self.write(&name, observer)?;
+        let valid = self.validate(&model, None)?;
         let outcome = Outcome {
             steps: self.state.step,
             tokens: self.state.tokens,
@@ -395,13 +381,42 @@ impl<'a> Trainer<'a> {
             tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
             seconds: self.state.elapsed_seconds,
             parameters: self.parameters.total(),
-            model: if quantized { gguf } else { hf },
+            model: path,
         };
         self.log.flush()?;
         let records = read_jsonl(self.folder.records())?;
         report::write(self.folder.report(), &self.summary(&name, outcome.clone()), &records, true)?;
         observer.finish();
         Ok(outcome)
+    }
+
+    /// Writes the files that run, and gives the first of them with the model that it makes, opened again as the program that
+    /// runs it does; the float twin has no such file, and stays the model that it is.
+    fn write(&self, name: &str, observer: &mut dyn Observer) -> Result<(PathBuf, Transformer), TrainError> {
+        let device = &self.options.device;
+        if let (Some(_), Some(from)) = (&self.recipe.lora, &self.recipe.from) {
+            let path = self.folder.adapter();
+            observer.event(Event::Export(&path));
+            let base = from.to_string_lossy().into_owned();
+            self.model().adapter(Some(base)).expect("its branches are what was trained").write(&path, true)?;
+            let model = bitnet_model::load(&bitnet_format::open(from)?, device)?.model;
+            return Ok((path.clone(), model.with_adapter(&Adapter::open(&path)?)?));
+        }
+        let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
+        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
+        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
+        let write = |path: &Path, format| export(self.model(), &self.tokenizer, name, format, path, true);
+        if quantized {
+            observer.event(Event::Export(&gguf));
+            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
+        }
+        observer.event(Event::Export(&hf));
+        write(&hf, form)?;
+        if !quantized {
+            return Ok((hf, self.runnable()?));
+        }
+        let model = bitnet_model::load(&bitnet_format::open(&gguf)?, device)?.model;
+        Ok((gguf, model))
     }
 
     fn summary(&self, name: &str, outcome: Outcome) -> RunSummary {
@@ -423,9 +438,16 @@ impl<'a> Trainer<'a> {
                 pair("rows a step", text(&self.recipe.batch.rows)),
                 pair("seed", text(&self.recipe.seed)),
             ],
-            parameters: [("linears", Kind::Linear), ("embedding", Kind::Dense), ("norms", Kind::Norm)]
-                .map(|(name, kind)| (name.to_string(), self.parameters.count(kind)))
-                .to_vec(),
+            parameters: [
+                ("linears", Kind::Linear),
+                ("embedding", Kind::Dense),
+                ("norms", Kind::Norm),
+                ("adapter", Kind::Adapter),
+            ]
+            .map(|(name, kind)| (name.to_string(), self.parameters.count(kind)))
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect(),
             data: vec![
                 pair("tokenizer", text(&self.recipe.tokenizer)),
                 pair("vocabulary", text(&self.state.data.vocab_size)),

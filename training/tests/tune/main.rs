@@ -1,5 +1,6 @@
 //! Fine-tuning: the loss of conversations and of preferences, and models that are trained further.
 
+mod adapter;
 mod conversations;
 mod further;
 mod preference;

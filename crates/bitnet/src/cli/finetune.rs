@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bitnet::training::RunFolder;
 use bitnet::training::data::Source;
-use bitnet::training::recipe::{Packing, Recipe};
+use bitnet::training::recipe::{LoraRecipe, Packing, Recipe};
 use clap::Args;
 
 use super::CliError;
@@ -45,6 +45,14 @@ pub struct Finetune {
     #[arg(long, requires = "dpo", value_name = "BETA")]
     beta: Option<f64>,
 
+    /// Train only a low-rank adapter of this rank beside the trits: DIR/adapter, for `bitnet generate --lora`
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    lora: Option<u16>,
+
+    /// What the adapter is multiplied by, times its rank [default: twice the rank]
+    #[arg(long, requires = "lora", value_name = "ALPHA")]
+    lora_alpha: Option<f64>,
+
     /// What stands between the documents of a text file, such as "<|endoftext|>"
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
@@ -80,6 +88,10 @@ impl Finetune {
             recipe.model.context = wanted;
         }
         set(&mut recipe.batch.packing, self.packing);
+        if let Some(rank) = self.lora {
+            let alpha = self.lora_alpha.unwrap_or(2.0 * f64::from(rank));
+            recipe.lora = Some(LoraRecipe { rank: rank.into(), alpha });
+        }
         if let Some(preference) = &mut recipe.preference {
             set(&mut preference.beta, self.beta);
         }
