@@ -22,6 +22,8 @@ pub enum ExportFormat {
     HfPacked,
     /// The same with `linear_class` `bitlinear`.
     HfPackedBitLinear,
+    /// A Hugging Face folder with `trit * scale` as floats: for scales of rows or groups, and float activations.
+    HfTernary,
     /// A Hugging Face folder with the latent weights.
     HfMaster,
 }
@@ -97,7 +99,7 @@ pub fn export(
         }
         ExportFormat::HfPacked => HuggingFaceForm::PackedAutoBitLinear,
         ExportFormat::HfPackedBitLinear => HuggingFaceForm::PackedBitLinear,
-        ExportFormat::HfMaster => HuggingFaceForm::Master,
+        ExportFormat::HfTernary | ExportFormat::HfMaster => HuggingFaceForm::Master,
     };
     // Scales are any f32, and a folder has one type for all its floats.
     let options = HuggingFaceOptions { form, dtype: StorageType::F32 };

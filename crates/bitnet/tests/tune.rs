@@ -232,3 +232,23 @@ fn a_model_is_fine_tuned_three_ways() {
     assert!(error.contains("--context 9999"), "{error}");
     assert!(refusal(&["inspect", "--lora", "x"]).contains("--lora"));
 }
+
+#[test]
+fn a_float_model_is_distilled_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (teacher, run, out) = (moby("master"), at("run"), at("model.gguf"));
+    fs::write(at("whale.txt"), "The whale, the white whale, swam away from the ship.\n".repeat(40)).unwrap();
+    let text = at("whale.txt");
+    let args = ["distill", path(&text), "--teacher", path(&teacher), "-o", path(&run), "--relations", "1"];
+    let short = ["--max-steps", "3", "--batch", "2", "--context", "64", "--lambda", "one"];
+    let line = json(&[&args[..], &short].concat());
+    assert_eq!(line["steps"], 3);
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("[distillation]") && recipe.contains("layer = 3"), "{recipe}");
+    let line = json(&["export", path(&run), path(&out), "--to", "tq2_0", "--json"]);
+    let [before, after] = ["loss_before", "loss_after"].map(|key| line[key].as_f64().unwrap());
+    assert!((before - after).abs() < 1e-3, "{line}");
+    let error = refusal(&[&args[..], &["--overwrite", "--layer", "4"]].concat());
+    assert!(error.contains("distillation.layer"), "{error}");
+}

@@ -25,6 +25,7 @@ mod load;
 mod mlp;
 mod norm;
 mod rope;
+mod sub_norms;
 mod transformer;
 
 pub use attention::Attention;

@@ -108,6 +108,7 @@ impl Size {
             },
             preference: None,
             lora: None,
+            distillation: None,
         }
     }
 }

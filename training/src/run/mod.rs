@@ -9,6 +9,7 @@ mod batches;
 mod event;
 mod first;
 mod folder;
+mod formats;
 mod trained;
 mod trainer;
 

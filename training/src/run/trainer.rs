@@ -9,16 +9,17 @@ use bitnet_format::Adapter;
 use bitnet_model::{Sequences, Transformer};
 
 use super::batches::{Batches, held_out};
-use super::first::first_model;
+use super::first::{calibrated, first_model, teacher};
+use super::formats::Formats;
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
 use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
 use crate::data::{Dataset, Prepare, prepare_pairs};
-use crate::export::{ExportFormat, export};
+use crate::export::export;
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
-use crate::objective::{Objective, Preference};
+use crate::objective::{Distillation, Objective, Part, Preference};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
 use crate::recipe::{Recipe, Reduction, WeightsChoice};
@@ -76,14 +77,24 @@ impl<'a> Trainer<'a> {
             0 => {}
             documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
         }
-        let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
-        let objective = match &recipe.preference {
-            None => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
-            Some(preference) => {
+        let mut model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        if !options.resume && recipe.lora.is_none() {
+            Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
+        }
+        let objective = match (&recipe.preference, &recipe.distillation, &recipe.from) {
+            (Some(preference), ..) => {
                 let reference = runnable(&model, recipe)?;
                 let preference = Preference::new(preference.beta, &reference, &data, recipe.model.context)?;
                 Objective::Preference(preference)
             }
+            (None, Some(distillation), Some(from)) => {
+                let teacher = teacher(from, &options.device)?;
+                if !teacher.has_sub_norms() && recipe.model.sub_norms {
+                    model = calibrated(model, &teacher, &batches.batch(0, 0, recipe.batch.accumulate));
+                }
+                Objective::Distillation(Distillation::new(distillation, teacher))
+            }
+            _ => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
         };
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
@@ -155,6 +166,7 @@ impl<'a> Trainer<'a> {
             ("the model that the recipe begins with", old.from == new.from),
             ("the preference of the recipe", old.preference == new.preference),
             ("the adapter of the recipe", old.lora == new.lora),
+            ("the distillation of the recipe", old.distillation == new.distillation),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -248,14 +260,15 @@ impl<'a> Trainer<'a> {
         let terms: usize = batches.iter().map(|batch| self.objective.terms(batch)).sum();
         let mut gradients = GradientSum::default();
         let mut loss = 0.0;
-        for (part, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
-            let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
+        for (part, tokens) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
+            let batch = DeviceBatch::new(tokens, &model, model.device(), self.sequences.take());
             let factor = match recipe.batch.reduction {
                 Reduction::Mean => 1.0 / terms as f64,
                 Reduction::Sum => 1.0,
             };
             let documents = self.batches.documents(step, part, parts);
-            let sum = self.objective.backward(&batch, &documents, &model, factor, &mut gradients);
+            let part = Part { batch: tokens, on_device: &batch, documents: &documents };
+            let sum = self.objective.backward(&part, &model, factor, &mut gradients);
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
                 return Err(self.checkpoints.not_finite(step + 1, &layer)?);
@@ -403,20 +416,20 @@ impl<'a> Trainer<'a> {
             return Ok((path.clone(), model.with_adapter(&Adapter::open(&path)?)?));
         }
         let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
-        let quantized = self.recipe.quantization.weights == WeightsChoice::Ternary;
-        let form = if quantized { ExportFormat::HfPacked } else { ExportFormat::HfMaster };
+        let formats = Formats::of(self.recipe);
         let write = |path: &Path, format| export(self.model(), &self.tokenizer, name, format, path, true);
-        if quantized {
+        if let Some(format) = formats.gguf {
             observer.event(Event::Export(&gguf));
-            write(&gguf, ExportFormat::Gguf(bitnet_ternary::Packing::I2S))?;
+            write(&gguf, format)?;
         }
         observer.event(Event::Export(&hf));
-        write(&hf, form)?;
-        if !quantized {
-            return Ok((hf, self.runnable()?));
+        write(&hf, formats.hugging_face)?;
+        let path = if formats.gguf.is_some() { gguf } else { hf };
+        if self.recipe.quantization.weights == WeightsChoice::None {
+            return Ok((path, self.runnable()?));
         }
-        let model = bitnet_model::load(&bitnet_format::open(&gguf)?, device)?.model;
-        Ok((gguf, model))
+        let model = bitnet_model::load(&bitnet_format::open(&path)?, device)?.model;
+        Ok((path, model))
     }
 
     fn summary(&self, name: &str, outcome: Outcome) -> RunSummary {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod conversations;
+mod distillation;
 mod further;
 mod preference;
 // Whole runs are set up as in the tests of the trainer, which use more of it.

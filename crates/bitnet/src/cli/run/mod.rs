@@ -1,5 +1,6 @@
 //! What every command that trains has in common.
 
+mod from_model;
 mod step_args;
 mod watch;
 
@@ -15,6 +16,7 @@ use bitnet::training::recipe::Recipe;
 use bitnet::training::{RunOptions, train};
 use clap::Args;
 
+pub use self::from_model::FromModel;
 pub use self::step_args::{StepArgs, set};
 use self::watch::Lines;
 use super::{CliError, note};
