@@ -24,7 +24,7 @@ pub(crate) enum Objective {
     /// A preference for one reply over another.
     Preference(Preference),
     /// What a teacher says.
-    Distillation(Distillation),
+    Distillation(Box<Distillation>),
 }
 
 /// A part of a step.

@@ -92,7 +92,7 @@ impl<'a> Trainer<'a> {
                 if !teacher.has_sub_norms() && recipe.model.sub_norms {
                     model = calibrated(model, &teacher, &batches.batch(0, 0, recipe.batch.accumulate));
                 }
-                Objective::Distillation(Distillation::new(distillation, teacher))
+                Objective::Distillation(Box::new(Distillation::new(distillation, teacher)))
             }
             _ => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
         };
