@@ -58,7 +58,7 @@ impl Size {
             embedding_init: 0.02,
         };
         let (model, rows, peak, tokenizer) = match self {
-            Size::Tiny => (shape(4, 128, 384, 4, 1, 64), 12, 1.5e-3, TokenizerChoice::Bytes),
+            Size::Tiny => (shape(4, 128, 384, 4, 1, 64), 12, 2e-3, TokenizerChoice::Bytes),
             Size::M10 => (shape(6, 384, 1024, 6, 6, 256), 16, 1e-3, TokenizerChoice::Bytes),
             Size::M30 => (shape(8, 512, 1408, 8, 4, 512), 64, 2e-3, TokenizerChoice::Bpe(4096)),
             Size::M100 => (shape(12, 768, 2048, 12, 6, 1024), 256, 2.4e-3, TokenizerChoice::Bpe(16384)),
@@ -86,7 +86,7 @@ impl Size {
                 learning_rate: LearningRate {
                     peak,
                     warmup: Span::Steps(100),
-                    schedule: LearningRateSchedule::Cosine { floor: 0.1 },
+                    schedule: LearningRateSchedule::Cosine { floor: 0.01 },
                 },
                 weight_decay: WeightDecay { value: 0.1, schedule: WeightDecaySchedule::Constant },
                 beta_1: 0.9,
