@@ -74,6 +74,9 @@ pub enum TrainError {
     /// There is no run in the folder.
     #[error("{} holds no run to resume", .0.display())]
     NothingToResume(PathBuf),
+    /// An adapter is floats beside trits.
+    #[error("an adapter cannot be merged into trits: run it beside its model with --lora")]
+    Unmerged,
     /// There is no checkpoint in the folder.
     #[error("{} holds no checkpoint of a run", .0.display())]
     NoCheckpoint(PathBuf),

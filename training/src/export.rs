@@ -43,6 +43,9 @@ pub fn export(
 ) -> Result<(), TrainError> {
     let master = format == ExportFormat::HfMaster;
     let linears: Vec<(String, &BitLinear)> = model.linears().collect();
+    if linears.iter().any(|(_, linear)| linear.lora().is_some()) {
+        return Err(TrainError::Unmerged);
+    }
     let floats = match model.dense().next().and_then(|(_, matrix)| matrix.storage()) {
         Some(FloatDType::F16) => StorageType::F16,
         Some(FloatDType::BF16) => StorageType::BF16,

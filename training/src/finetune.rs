@@ -8,10 +8,10 @@ use bitnet_ternary::Granularity;
 use crate::TrainError;
 use crate::data::Source;
 use crate::recipe::{
-    ActivationChoice, Model, Packing, PreferenceRecipe, Recipe, ScaleChoice, Size, StorageChoice, TokenizerChoice,
-    WeightsChoice,
+    ActivationChoice, DistillationRecipe, Model, Packing, PreferenceRecipe, Recipe, ScaleChoice, Size, StorageChoice,
+    TokenizerChoice, WeightsChoice,
 };
-use crate::schedule::{LearningRate, LearningRateSchedule, Span, WeightDecay, WeightDecaySchedule};
+use crate::schedule::{LambdaSchedule, LearningRate, LearningRateSchedule, Span, WeightDecay, WeightDecaySchedule};
 use crate::tokenizer::begins_with_chat;
 
 /// Learning rate of fine-tuning, about ten times that of float models: a smaller one turns few trits.
@@ -46,9 +46,36 @@ impl Recipe {
         recipe.optimizer.learning_rate.peak = 2e-7;
         Ok(recipe)
     }
+
+    /// A recipe that makes a ternary model of the float model at `teacher`: norms before the projections back to the residual
+    /// stream, quantization that is phased in over the first tenth of the run, and a loss that is half the next token and half
+    /// what the teacher says of it, at temperature 2.
+    ///
+    /// Sources: Hugging Face, "Fine-tuning LLMs to 1.58bit" (2024), for the phase; Wu et al., "BitNet Distillation" (arXiv
+    /// 2510.13998), for the norms and the losses.
+    ///
+    /// # Errors
+    /// When the teacher or the data cannot be read.
+    pub fn to_distill(teacher: &Path, data: &Source) -> Result<Self, TrainError> {
+        let mut recipe = Self::to_finetune(teacher, data)?;
+        recipe.model.sub_norms = true;
+        recipe.quantization.scale = ScaleChoice(Granularity::Tensor);
+        recipe.quantization.act_bits = 8;
+        recipe.quantization.lambda = LambdaSchedule::Linear { over: Span::Share(0.1) };
+        recipe.distillation = Some(DistillationRecipe {
+            likelihood: 0.5,
+            logits: 0.5,
+            temperature: 2.0,
+            relations: 0.0,
+            // A late layer: what the teacher makes of a text is there, and the head is not yet.
+            layer: recipe.model.layers * 3 / 4,
+        });
+        recipe.run.max_steps = 2000;
+        Ok(recipe)
+    }
 }
 
-/// What both have in common.
+/// What these have in common.
 fn further(from: &Path) -> Result<Recipe, TrainError> {
     let checkpoint = bitnet_format::open(from)?;
     let mut recipe = Size::M100.recipe();

@@ -14,6 +14,8 @@ pub enum Kind {
     Dense,
     /// Weight of a norm.
     Norm,
+    /// Matrix of a low-rank adapter.
+    Adapter,
 }
 
 /// A parameter of a model in training.
@@ -46,8 +48,19 @@ impl Parameter {
 pub struct Parameters(HashMap<ParamId, Parameter>);
 
 impl Parameters {
-    /// Those of `model`: everything that has a gradient.
+    /// Those of `model`: everything that has a gradient; but where there are low-rank adapters, only these, and the rest of
+    /// the model stays as it is.
     pub fn of(model: &Transformer) -> Self {
+        let adapters = model.linears().filter_map(|(name, linear)| Some((name, linear.lora()?)));
+        let adapters = adapters.flat_map(|(name, lora)| {
+            [("A", lora.a()), ("B", lora.b())].map(|(side, param)| {
+                (param.id, format!("{name}.lora_{side}.weight"), Kind::Adapter, param.dims().to_vec())
+            })
+        });
+        let adapters: Vec<_> = adapters.collect();
+        if !adapters.is_empty() {
+            return Self::numbered(adapters.into_iter());
+        }
         let dense = model.dense().filter_map(|(name, matrix)| {
             let param = matrix.param()?;
             Some((param.id, name.to_string(), Kind::Dense, param.dims().to_vec()))
@@ -64,7 +77,11 @@ impl Parameters {
         let norms = model.norms().map(|(name, norm)| {
             (norm.weight().id, format!("{name}.weight"), Kind::Norm, norm.weight().dims().to_vec())
         });
-        let all = dense.chain(linears).chain(norms).enumerate();
+        Self::numbered(dense.chain(linears).chain(norms))
+    }
+
+    fn numbered(all: impl Iterator<Item = (ParamId, String, Kind, Vec<usize>)>) -> Self {
+        let all = all.enumerate();
         Self(all.map(|(index, (id, name, kind, shape))| (id, Parameter { name, kind, shape, index })).collect())
     }
 

@@ -49,6 +49,21 @@ impl DeviceBatch {
         self.sequences.lengths()
     }
 
+    /// The sequences themselves.
+    pub fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    /// The tokens before the targets, `[targets]`.
+    pub fn inputs(&self) -> Tensor<1, Int> {
+        self.inputs.clone()
+    }
+
+    /// 1 for targets that count, else 0, `[targets]`.
+    pub fn weights(&self) -> Tensor<1> {
+        self.weights.clone()
+    }
+
     /// Negative log-likelihood of each target in nats, 0 for those that do not count, from the logits for all of them:
     /// `[targets, vocabulary] → [targets]`.
     pub fn masked(&self, logits: Tensor<2>) -> Tensor<1> {

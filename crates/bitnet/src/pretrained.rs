@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bitnet_engine::{Generation, OpenOptions};
-use bitnet_format::Checkpoint;
+use bitnet_format::{Adapter, Checkpoint};
 use bitnet_model::{ModelError, WeightBits};
 
 use crate::{
@@ -24,13 +24,15 @@ pub struct LoadOptions {
     pub offline: bool,
     /// Bits that a ternary weight takes in memory.
     pub weights: WeightBits,
+    /// Folder of a low-rank adapter to run beside the weights.
+    pub adapter: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let device = bitnet_model::DeviceKind::default_name().to_string();
         let (open, weights) = (OpenOptions::default(), WeightBits::default());
-        Self { device, tokenizer: None, open, offline: false, weights }
+        Self { device, tokenizer: None, open, offline: false, weights, adapter: None }
     }
 }
 
@@ -91,7 +93,10 @@ impl BitNetModel {
         let device = bitnet_model::device(&options.device).map_err(ModelError::from)?;
         let checkpoint = open(spec, options)?;
         let tokenizer = options.tokenizer.as_deref();
-        let language_model = LanguageModel::load_with_bits(&checkpoint, options.weights, &device, tokenizer)?;
+        let mut language_model = LanguageModel::load_with_bits(&checkpoint, options.weights, &device, tokenizer)?;
+        if let Some(path) = &options.adapter {
+            language_model = language_model.with_adapter(&Adapter::open(path)?)?;
+        }
         Ok(Self { language_model, load_time: begin.elapsed() })
     }
 

@@ -181,3 +181,74 @@ fn a_tokenizer_is_made_and_trained_with() {
     json(&[&args[..], &["-o", path(&run)]].concat());
     assert_eq!(json(&["inspect", "-m", path(&run.join("model.gguf")), "--json"])["config"]["vocab_size"], 300);
 }
+
+#[test]
+fn a_model_is_fine_tuned_three_ways() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let model = moby("packed-autobitlinear");
+    let chat: String = (0..6)
+        .map(|i| {
+            let user = serde_json::json!({ "role": "user", "content": format!("Who is Ahab {i}?") });
+            let assistant = serde_json::json!({ "role": "assistant", "content": "A captain." });
+            serde_json::json!({ "messages": [user, assistant] }).to_string() + "\n"
+        })
+        .collect();
+    let pairs: String = (0..6)
+        .map(|i| {
+            serde_json::json!({ "prompt": format!("Who is Ahab {i}?"), "chosen": "A captain.", "rejected": "A whale." })
+                .to_string()
+                + "\n"
+        })
+        .collect();
+    fs::write(at("chat.jsonl"), chat).unwrap();
+    fs::write(at("pairs.jsonl"), pairs).unwrap();
+    let (chat, pairs) = (at("chat.jsonl"), at("pairs.jsonl"));
+    let short = ["--max-steps", "2", "--batch", "2", "--context", "64", "-m", path(&model)];
+
+    let (sft, dpo, lora) = (at("sft"), at("dpo"), at("lora"));
+    let line = json(&[&["finetune", path(&chat), "-o", path(&sft)][..], &short].concat());
+    assert_eq!((&line["steps"], line["model"].as_str()), (&2.into(), sft.join("model.gguf").to_str()));
+    let args = ["generate", "Who is Ahab?", "--chat", "-n", "4", "--temperature", "0", "-m"];
+    stdout(&[&args[..], &[path(&sft.join("hf"))]].concat());
+
+    let line = json(&[&["finetune", path(&pairs), "--dpo", "--beta", "0.2", "-o", path(&dpo)][..], &short].concat());
+    assert!((line["valid_loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-2, "{line}");
+    assert!(line["bits_per_byte"].is_null());
+
+    let line =
+        json(&[&["finetune", path(&chat), "--lora", "4", "--lr", "0.01", "-o", path(&lora)][..], &short].concat());
+    let adapter = lora.join("adapter");
+    assert_eq!(line["model"].as_str(), adapter.to_str());
+    let args = ["generate", "Who is Ahab?", "-n", "8", "--temperature", "0", "-m", path(&model)];
+    let (plain, adapted) = (stdout(&args), stdout(&[&args[..], &["--lora", path(&adapter)]].concat()));
+    assert_ne!(plain, adapted);
+
+    let error = refusal(&["export", path(&lora), path(&at("x.gguf")), "--to", "i2_s"]);
+    assert!(error.contains("cannot be merged"), "{error}");
+    let error = refusal(&["finetune", path(&chat), "-o", path(&at("none")), "-m", "absent.gguf"]);
+    assert!(error.contains("absent.gguf"), "{error}");
+    let error = refusal(&["finetune", path(&chat), "-o", path(&at("long")), "-m", path(&model), "--context", "9999"]);
+    assert!(error.contains("--context 9999"), "{error}");
+    assert!(refusal(&["inspect", "--lora", "x"]).contains("--lora"));
+}
+
+#[test]
+fn a_float_model_is_distilled_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (teacher, run, out) = (moby("master"), at("run"), at("model.gguf"));
+    fs::write(at("whale.txt"), "The whale, the white whale, swam away from the ship.\n".repeat(40)).unwrap();
+    let text = at("whale.txt");
+    let args = ["distill", path(&text), "--teacher", path(&teacher), "-o", path(&run), "--relations", "1"];
+    let short = ["--max-steps", "3", "--batch", "2", "--context", "64", "--lambda", "one"];
+    let line = json(&[&args[..], &short].concat());
+    assert_eq!(line["steps"], 3);
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("[distillation]") && recipe.contains("layer = 3"), "{recipe}");
+    let line = json(&["export", path(&run), path(&out), "--to", "tq2_0", "--json"]);
+    let [before, after] = ["loss_before", "loss_after"].map(|key| line[key].as_f64().unwrap());
+    assert!((before - after).abs() < 1e-3, "{line}");
+    let error = refusal(&[&args[..], &["--overwrite", "--layer", "4"]].concat());
+    assert!(error.contains("distillation.layer"), "{error}");
+}

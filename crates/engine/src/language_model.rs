@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_format::{Checkpoint, FormatError, GgufTokenizer, TokenizerSource};
+use bitnet_format::{Adapter, Checkpoint, FormatError, GgufTokenizer, TokenizerSource};
 use bitnet_model::{Loaded, Transformer, WeightBits};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
@@ -52,6 +52,14 @@ impl LanguageModel {
             warnings.push(format!("tensors that no layer uses: {}", unused.join(", ")));
         }
         Ok(Self { transformer: model, tokenizer, warnings })
+    }
+
+    /// The model with a low-rank adapter beside its linears.
+    ///
+    /// # Errors
+    /// When the adapter is not one of this model.
+    pub fn with_adapter(self, adapter: &Adapter) -> Result<Self, EngineError> {
+        Ok(Self { transformer: self.transformer.with_adapter(adapter)?, ..self })
     }
 
     /// A model that is in memory already, with its tokenizer.

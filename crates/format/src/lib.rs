@@ -17,6 +17,7 @@
 //! # Ok::<(), bitnet_format::FormatError>(())
 //! ```
 
+mod adapter;
 mod atomic;
 mod blob;
 pub mod blocks;
@@ -33,6 +34,7 @@ mod storage;
 mod tensor_info;
 mod tokenizer;
 
+pub use adapter::{Adapter, LowRank};
 pub use blocks::BlockFormat;
 pub use checkpoint::{Checkpoint, Container, Metadata, OpenOptions, Source, SourceFile, open, open_with};
 pub use config::{Activation, ModelConfig, RopeScaling, ScaleDirection};

@@ -30,12 +30,25 @@ pub struct Attention {
 impl Attention {
     /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
     pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm, context: Context<'_>) -> Tensor<2> {
+        let out = self.mixed(h, norm, context);
+        let [out] = BitLinear::forward_all([&self.o_proj], out, self.sub_norm.as_ref());
+        out
+    }
+
+    /// Queries, keys and values of `h` after `norm`, `[1, tokens, heads, head_dim]`, not yet rotated.
+    pub(crate) fn states(&self, h: Tensor<2>, norm: &RmsNorm) -> [Tensor<4>; 3] {
         let [tokens, _] = h.dims();
         let [q, k, v] = BitLinear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], h, Some(norm));
         let heads_of = |x: Tensor<2>, heads: usize, norm: Option<&RmsNorm>| self.heads_of(x, [tokens, heads], norm);
         let q = heads_of(q, self.heads, self.q_norm.as_ref());
         let k = heads_of(k, self.kv_heads, self.k_norm.as_ref());
-        let v = heads_of(v, self.kv_heads, None);
+        [q, k, heads_of(v, self.kv_heads, None)]
+    }
+
+    /// What all heads have gathered, before the norm and the projection that follow, `[tokens, heads * head_dim]`.
+    pub(crate) fn mixed(&self, h: Tensor<2>, norm: &RmsNorm, context: Context<'_>) -> Tensor<2> {
+        let [tokens, _] = h.dims();
+        let [q, k, v] = self.states(h, norm);
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let out = match context {
             Context::Cached { rope, cache } => cache.attend([q, k, v], rope, scale),
@@ -45,9 +58,7 @@ impl Attention {
                 ops::training::segment_attention([q, k, v], lengths, scale).unsqueeze()
             }
         };
-        let out = out.reshape([tokens, self.heads * self.head_dim]);
-        let [out] = BitLinear::forward_all([&self.o_proj], out, self.sub_norm.as_ref());
-        out
+        out.reshape([tokens, self.heads * self.head_dim])
     }
 
     /// `[1, tokens, heads, head_dim]`.

@@ -42,6 +42,12 @@ pub enum ModelError {
         /// Values that the layer takes.
         needed: usize,
     },
+    /// An adapter has a part for a linear that the model does not have, or of another shape.
+    #[error("the adapter does not fit the model: {reason}")]
+    Adapter {
+        /// Which part, and why.
+        reason: String,
+    },
     /// A latent weight is NaN or infinite.
     #[error("a weight is not a finite number")]
     NotFinite,

@@ -13,6 +13,7 @@
 //! assert_eq!(layer.forward(x).dims(), [2, 5, 16]);
 //! ```
 
+mod adapter;
 mod attention;
 mod bit_linear;
 mod block;
@@ -25,10 +26,11 @@ mod mlp;
 mod norm;
 mod reparameterize;
 mod rope;
+mod sub_norms;
 mod transformer;
 
 pub use attention::Attention;
-pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, UnknownWeightBits, WeightBits};
+pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeightBits, WeightBits};
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};

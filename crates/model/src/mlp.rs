@@ -1,6 +1,6 @@
 //! The gated MLP.
 
-use bitnet_kernels::Gate;
+use bitnet_kernels::{Gate, ops};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -23,6 +23,12 @@ impl GatedMlp {
     pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
         let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
         self.down_proj.forward_gated(gate, up, self.gate, self.sub_norm.as_ref())
+    }
+
+    /// `act(gate(x)) * up(x)`, before the norm and the projection that follow, `[tokens, intermediate]`.
+    pub(crate) fn inner(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
+        let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
+        ops::gated(gate, up, self.gate)
     }
 
     /// The ternary layers, with the names that Hugging Face gives them.

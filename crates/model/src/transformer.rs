@@ -59,6 +59,11 @@ impl Sequences {
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
+
+    /// The angles of the positions, and the lengths.
+    pub(crate) fn parts(&self) -> (&RopeTables, &[usize]) {
+        (&self.rope, &self.lengths)
+    }
 }
 
 impl Transformer {
@@ -141,6 +146,15 @@ impl Transformer {
     /// When there is no such block.
     pub fn run_block(&self, index: usize, h: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
         Self::block(&self.blocks[index], h, sequences)
+    }
+
+    /// Queries, keys and values that a block makes of its input, `[tokens, heads, head_dim]`, not yet rotated.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn attention_states(&self, index: usize, h: Tensor<2>) -> [Tensor<3>; 3] {
+        let block = &self.blocks[index];
+        block.attention.states(h, &block.attention_norm).map(|x| x.squeeze_dim::<3>(0))
     }
 
     fn block(block: &Block, h: Tensor<2>, Sequences { lengths, rope }: &Sequences) -> Tensor<2> {

@@ -1,9 +1,12 @@
 //! What a step makes smaller.
 
+mod distillation;
 mod preference;
 
 use bitnet_model::Transformer;
 
+pub(crate) use distillation::Distillation;
+pub use distillation::{divergence, relation_divergence};
 pub(crate) use preference::Preference;
 pub use preference::{log_likelihoods, preference_loss};
 
@@ -20,31 +23,43 @@ pub(crate) enum Objective {
     },
     /// A preference for one reply over another.
     Preference(Preference),
+    /// What a teacher says.
+    Distillation(Box<Distillation>),
+}
+
+/// A part of a step.
+pub(crate) struct Part<'a> {
+    /// Its tokens.
+    pub(crate) batch: &'a Batch,
+    /// The same where the model is.
+    pub(crate) on_device: &'a DeviceBatch,
+    /// The documents it is made of, where its rows are documents.
+    pub(crate) documents: &'a [usize],
 }
 
 impl Objective {
     /// How many terms the loss of a batch is a sum of.
     pub(crate) fn terms(&self, batch: &Batch) -> usize {
         match self {
-            Self::Likelihood { .. } => batch.loss_targets(),
+            Self::Likelihood { .. } | Self::Distillation(_) => batch.loss_targets(),
             Self::Preference(_) => batch.segments.len() / 2,
         }
     }
 
-    /// Adds the gradients of `loss * factor` to `gradients` and gives the loss, which is a sum. `documents` are those of the
-    /// batch, where its rows are documents.
+    /// Adds the gradients of `loss * factor` to `gradients` and gives the loss, which is a sum.
     pub(crate) fn backward(
         &self,
-        batch: &DeviceBatch,
-        documents: &[usize],
+        part: &Part<'_>,
         model: &Transformer,
         factor: f64,
         gradients: &mut GradientSum,
     ) -> f64 {
+        let batch = part.on_device;
         match self {
             Self::Likelihood { checkpoint_activations: true } => batch.backward_checkpointed(model, factor, gradients),
             Self::Likelihood { checkpoint_activations: false } => batch.backward(model, factor, gradients),
-            Self::Preference(preference) => preference.backward(batch, documents, model, factor, gradients),
+            Self::Preference(preference) => preference.backward(batch, part.documents, model, factor, gradients),
+            Self::Distillation(distillation) => distillation.backward(part, model, factor, gradients),
         }
     }
 }

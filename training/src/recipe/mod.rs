@@ -41,6 +41,12 @@ pub struct Recipe {
     /// Which of two replies is better is what the data says, and what is learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preference: Option<PreferenceRecipe>,
+    /// Only a low-rank adapter is trained, beside trits that stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraRecipe>,
+    /// The model that is trained further is a float one, and also the teacher of what it becomes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationRecipe>,
 }
 
 /// The sizes of the network: a LLaMA decoder as in BitNet b1.58 2B-4T.
@@ -113,6 +119,33 @@ pub struct BatchRecipe {
 pub struct PreferenceRecipe {
     /// How strongly the model is held to where it began: the smaller, the less.
     pub beta: f64,
+}
+
+/// A low-rank adapter on all linears.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRecipe {
+    /// Width between the two matrices of a linear.
+    pub rank: usize,
+    /// What their product is multiplied by, times the rank.
+    pub alpha: f64,
+}
+
+/// What is learned of a float teacher: `likelihood * cross-entropy + logits * T² * divergence at temperature T + relations *
+/// divergence of the attention relations of one layer`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationRecipe {
+    /// Weight of the cross-entropy of the next token.
+    pub likelihood: f64,
+    /// Weight of the divergence from the teacher's distribution.
+    pub logits: f64,
+    /// Temperature of both distributions.
+    pub temperature: f64,
+    /// Weight of the divergence of the relations among queries, among keys and among values; 0 for none.
+    pub relations: f64,
+    /// The layer whose relations these are, from 0.
+    pub layer: usize,
 }
 
 /// How weights change.
@@ -223,6 +256,20 @@ impl Recipe {
                 return refuse(name, "is not for a preference, which needs all of both replies at once".to_string());
             }
         }
+        if let Some(lora) = &self.lora {
+            if self.from.is_none() {
+                return refuse("lora", "needs a model to begin with: `from` is not given".to_string());
+            }
+            if lora.rank == 0 || lora.rank > 1 << 16 {
+                return refuse("lora.rank", format!("{} is not a rank", lora.rank));
+            }
+            if !lora.alpha.is_finite() {
+                return refuse("lora.alpha", format!("{} is not a finite number", lora.alpha));
+            }
+        }
+        if let Some(distillation) = &self.distillation {
+            self.check_distillation(distillation)?;
+        }
         if self.batch.accumulate > self.batch.rows {
             return refuse("batch.accumulate", format!("there are only {} rows in a step", self.batch.rows));
         }
@@ -252,6 +299,37 @@ impl Recipe {
         let limits = [("optimizer.clip", self.optimizer.clip), ("run.max_seconds", self.run.max_seconds)];
         if let Some((name, x)) = limits.into_iter().find(|(_, x)| !(x.is_finite() && *x >= 0.0)) {
             return refuse(name, format!("{x} is not a number of at least 0"));
+        }
+        Ok(())
+    }
+
+    fn check_distillation(&self, distillation: &DistillationRecipe) -> Result<(), RecipeError> {
+        let refuse = |name: &'static str, reason: String| Err(RecipeError::Setting { name, reason });
+        if self.from.is_none() {
+            return refuse("distillation", "needs a teacher: `from` is not given".to_string());
+        }
+        if self.preference.is_some() || self.lora.is_some() {
+            return refuse("distillation", "goes with neither a preference nor an adapter".to_string());
+        }
+        if self.batch.checkpoint_activations {
+            let reason = "is not for distillation, which looks into a layer".to_string();
+            return refuse("batch.checkpoint_activations", reason);
+        }
+        let weights = [
+            ("distillation.likelihood", distillation.likelihood),
+            ("distillation.logits", distillation.logits),
+            ("distillation.relations", distillation.relations),
+        ];
+        if let Some((name, x)) = weights.into_iter().find(|(_, x)| !(x.is_finite() && *x >= 0.0)) {
+            return refuse(name, format!("{x} is not a number of at least 0"));
+        }
+        let temperature = distillation.temperature;
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return refuse("distillation.temperature", format!("{temperature} is not a positive number"));
+        }
+        if distillation.layer >= self.model.layers {
+            let reason = format!("{} is not one of the {} layers, from 0", distillation.layer, self.model.layers);
+            return refuse("distillation.layer", reason);
         }
         Ok(())
     }

@@ -107,6 +107,8 @@ impl Size {
                 sample_prompt: String::new(),
             },
             preference: None,
+            lora: None,
+            distillation: None,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The model before the first step.
 
-use bitnet_model::{Initialize, Quantization, Transformer, load_trainable, ops::Activations};
+use std::path::Path;
+
+use bitnet_model::{Initialize, Quantization, Transformer, load, load_trainable, ops::Activations};
 use burn::tensor::{Device, FloatDType};
 
 use crate::TrainError;
+use crate::data::Batch;
 use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
 use crate::schedule::Progress;
+use crate::step::DeviceBatch;
 use crate::tokenizer::TokenizerFiles;
 
 /// The model before the first step, on a device with gradients: fresh, or the one that the recipe trains further.
@@ -26,7 +30,13 @@ pub(super) fn first_model(
         if tokens > rows {
             return Err(TrainError::Vocabulary { tokens, model: path.clone(), rows });
         }
-        return Ok(load_trainable(&checkpoint, quantization, storage, device)?.model);
+        if let Some(lora) = &recipe.lora {
+            let packed = load(&checkpoint, device)?.model;
+            return Ok(packed.with_fresh_adapter(lora.rank, lora.alpha, recipe.seed));
+        }
+        let model = load_trainable(&checkpoint, quantization, storage, device)?.model;
+        let lacks_norms = recipe.model.sub_norms && !model.has_sub_norms();
+        return Ok(if lacks_norms { model.with_sub_norms(&vec![[1.0; 2]; recipe.model.layers]) } else { model });
     }
     let vocab_size = tokenizer.tokenizer.vocab_size();
     let initialize = Initialize {
@@ -51,4 +61,18 @@ fn quantization(recipe: &Recipe) -> Quantization {
             lambda: recipe.quantization.lambda.at(Progress::of_steps(0, recipe.run.max_steps.max(1))) as f32,
         },
     }
+}
+
+/// The model that the recipe begins with as the float model it is, without gradients.
+pub(super) fn teacher(from: &Path, device: &Device) -> Result<Transformer, TrainError> {
+    let checkpoint = bitnet_format::open(from)?;
+    Ok(load_trainable(&checkpoint, Quantization::None, FloatDType::F32, device)?.model)
+}
+
+/// The student with the norms that its teacher lacks, so weighted that what they pass on is about as large as it was in the
+/// teacher on some text.
+pub(super) fn calibrated(student: Transformer, teacher: &Transformer, text: &Batch) -> Transformer {
+    let text = DeviceBatch::new(text, teacher, teacher.device(), None);
+    let scales = teacher.projected_scales(text.inputs(), text.sequences());
+    student.with_sub_norms(&scales)
 }

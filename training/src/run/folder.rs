@@ -63,6 +63,11 @@ impl RunFolder {
         self.0.join("hf")
     }
 
+    /// The low-rank adapter.
+    pub fn adapter(&self) -> PathBuf {
+        self.0.join("adapter")
+    }
+
     /// Whether a run began here.
     pub fn is_begun(&self) -> bool {
         self.recipe().exists()
@@ -91,7 +96,7 @@ impl RunFolder {
     /// # Errors
     /// When it cannot be written.
     pub fn clear(&self) -> Result<(), TrainError> {
-        for folder in [self.0.join("checkpoints"), self.tokenizer(), self.hugging_face()] {
+        for folder in [self.0.join("checkpoints"), self.tokenizer(), self.hugging_face(), self.adapter()] {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(TrainError::io(&folder)(error));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/recipe.toml  tokenizer/  cache/  checkpoints/  metrics.csv  metrics.jsonl  tensorboard/  report.html
-//! DIR/model.gguf  hf/
+//! DIR/model.gguf  hf/, or adapter/ where only an adapter was trained
 //! ```
 
 mod batches;

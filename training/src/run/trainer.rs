@@ -1,14 +1,15 @@
 //! The loop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
+use bitnet_format::Adapter;
 use bitnet_model::{Sequences, Transformer};
 
 use super::batches::{Batches, held_out};
-use super::first::first_model;
+use super::first::{calibrated, first_model, teacher};
 use super::formats::Formats;
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
@@ -18,7 +19,7 @@ use crate::export::export;
 use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
-use crate::objective::{Objective, Preference};
+use crate::objective::{Distillation, Objective, Part, Preference};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
 use crate::recipe::{Recipe, Reduction, WeightsChoice};
@@ -76,17 +77,24 @@ impl<'a> Trainer<'a> {
             0 => {}
             documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
         }
-        let model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
-        if !options.resume {
+        let mut model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        if !options.resume && recipe.lora.is_none() {
             Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
         }
-        let objective = match &recipe.preference {
-            None => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
-            Some(preference) => {
+        let objective = match (&recipe.preference, &recipe.distillation, &recipe.from) {
+            (Some(preference), ..) => {
                 let reference = runnable(&model, recipe)?;
                 let preference = Preference::new(preference.beta, &reference, &data, recipe.model.context)?;
                 Objective::Preference(preference)
             }
+            (None, Some(distillation), Some(from)) => {
+                let teacher = teacher(from, &options.device)?;
+                if !teacher.has_sub_norms() && recipe.model.sub_norms {
+                    model = calibrated(model, &teacher, &batches.batch(0, 0, recipe.batch.accumulate));
+                }
+                Objective::Distillation(Box::new(Distillation::new(distillation, teacher)))
+            }
+            _ => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
         };
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
@@ -157,6 +165,8 @@ impl<'a> Trainer<'a> {
             ("the seed", old.seed == new.seed),
             ("the model that the recipe begins with", old.from == new.from),
             ("the preference of the recipe", old.preference == new.preference),
+            ("the adapter of the recipe", old.lora == new.lora),
+            ("the distillation of the recipe", old.distillation == new.distillation),
             ("the data", loaded.state.data == self.state.data),
         ];
         if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
@@ -250,14 +260,15 @@ impl<'a> Trainer<'a> {
         let terms: usize = batches.iter().map(|batch| self.objective.terms(batch)).sum();
         let mut gradients = GradientSum::default();
         let mut loss = 0.0;
-        for (part, batch) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
-            let batch = DeviceBatch::new(batch, &model, model.device(), self.sequences.take());
+        for (part, tokens) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
+            let batch = DeviceBatch::new(tokens, &model, model.device(), self.sequences.take());
             let factor = match recipe.batch.reduction {
                 Reduction::Mean => 1.0 / terms as f64,
                 Reduction::Sum => 1.0,
             };
             let documents = self.batches.documents(step, part, parts);
-            let sum = self.objective.backward(&batch, &documents, &model, factor, &mut gradients);
+            let part = Part { batch: tokens, on_device: &batch, documents: &documents };
+            let sum = self.objective.backward(&part, &model, factor, &mut gradients);
             if !sum.is_finite() {
                 let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
                 return Err(self.checkpoints.not_finite(step + 1, &layer)?);
@@ -372,23 +383,8 @@ impl<'a> Trainer<'a> {
             self.save(observer)?;
         }
         let name = self.options.out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
-        let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
-        let formats = Formats::of(self.recipe);
-        if let Some(format) = formats.gguf {
-            observer.event(Event::Export(&gguf));
-            export(self.model(), &self.tokenizer, &name, format, &gguf, true)?;
-        }
-        observer.event(Event::Export(&hf));
-        export(self.model(), &self.tokenizer, &name, formats.hugging_face, &hf, true)?;
-        let model = if formats.gguf.is_some() { gguf } else { hf };
-        // Of the file that was written, by the program that runs it; the float twin has no such file.
-        let valid = if self.recipe.quantization.weights == WeightsChoice::Ternary {
-            let checkpoint = bitnet_format::open(&model)?;
-            let model = bitnet_model::load(&checkpoint, &self.options.device)?.model;
-            self.validate(&model, None)?
-        } else {
-            self.validate(&self.runnable()?, None)?
-        };
+        let (path, model) = self.write(&name, observer)?;
+        let valid = self.validate(&model, None)?;
         let outcome = Outcome {
             steps: self.state.step,
             tokens: self.state.tokens,
@@ -398,13 +394,42 @@ impl<'a> Trainer<'a> {
             tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
             seconds: self.state.elapsed_seconds,
             parameters: self.parameters.total(),
-            model,
+            model: path,
         };
         self.log.flush()?;
         let records = read_jsonl(self.folder.records())?;
         report::write(self.folder.report(), &self.summary(&name, outcome.clone()), &records, true)?;
         observer.finish();
         Ok(outcome)
+    }
+
+    /// Writes the files that run, and gives the first of them with the model that it makes, opened again as the program that
+    /// runs it does; the float twin has no such file, and stays the model that it is.
+    fn write(&self, name: &str, observer: &mut dyn Observer) -> Result<(PathBuf, Transformer), TrainError> {
+        let device = &self.options.device;
+        if let (Some(_), Some(from)) = (&self.recipe.lora, &self.recipe.from) {
+            let path = self.folder.adapter();
+            observer.event(Event::Export(&path));
+            let base = from.to_string_lossy().into_owned();
+            self.model().adapter(Some(base)).expect("its branches are what was trained").write(&path, true)?;
+            let model = bitnet_model::load(&bitnet_format::open(from)?, device)?.model;
+            return Ok((path.clone(), model.with_adapter(&Adapter::open(&path)?)?));
+        }
+        let (gguf, hf) = (self.folder.model(), self.folder.hugging_face());
+        let formats = Formats::of(self.recipe);
+        let write = |path: &Path, format| export(self.model(), &self.tokenizer, name, format, path, true);
+        if let Some(format) = formats.gguf {
+            observer.event(Event::Export(&gguf));
+            write(&gguf, format)?;
+        }
+        observer.event(Event::Export(&hf));
+        write(&hf, formats.hugging_face)?;
+        let path = if formats.gguf.is_some() { gguf } else { hf };
+        if self.recipe.quantization.weights == WeightsChoice::None {
+            return Ok((path, self.runnable()?));
+        }
+        let model = bitnet_model::load(&bitnet_format::open(&path)?, device)?.model;
+        Ok((path, model))
     }
 
     fn summary(&self, name: &str, outcome: Outcome) -> RunSummary {
@@ -426,9 +451,16 @@ impl<'a> Trainer<'a> {
                 pair("rows a step", text(&self.recipe.batch.rows)),
                 pair("seed", text(&self.recipe.seed)),
             ],
-            parameters: [("linears", Kind::Linear), ("embedding", Kind::Dense), ("norms", Kind::Norm)]
-                .map(|(name, kind)| (name.to_string(), self.parameters.count(kind)))
-                .to_vec(),
+            parameters: [
+                ("linears", Kind::Linear),
+                ("embedding", Kind::Dense),
+                ("norms", Kind::Norm),
+                ("adapter", Kind::Adapter),
+            ]
+            .map(|(name, kind)| (name.to_string(), self.parameters.count(kind)))
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect(),
             data: vec![
                 pair("tokenizer", text(&self.recipe.tokenizer)),
                 pair("vocabulary", text(&self.state.data.vocab_size)),

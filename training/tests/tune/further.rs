@@ -61,7 +61,7 @@ fn conversations_and_texts_train_a_model_of_a_folder_and_of_a_gguf() {
     assert!((before - after).abs() < 1e-4, "{before} {after}");
     assert!((after - outcome.valid_loss.unwrap()).abs() < 1e-9);
 
-    let text = folder.path().join("text.txt");
+    let text = folder.path().join("whale.txt");
     std::fs::write(&text, "The whale, the white whale, swam away from the ship.\n".repeat(40)).unwrap();
     let mut recipe = Recipe::to_finetune(&moby("i2_s.gguf"), &Source::new(&text)).unwrap();
     assert_eq!(recipe.batch.packing, Packing::Rows);

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use bitnet::training::RunFolder;
 use bitnet::training::data::Source;
-use bitnet::training::recipe::{Packing, Recipe};
+use bitnet::training::recipe::{LoraRecipe, Recipe};
 use clap::Args;
 
 use super::CliError;
-use super::downloads::fetch_with_bar;
-use super::run::{RunArgs, StepArgs, set};
+use super::run::{FromModel, RunArgs, StepArgs, set};
 
 /// Trains a ternary model further: on conversations, of which it learns what the assistant says, or on text.
 ///
@@ -25,17 +24,8 @@ pub struct Finetune {
     #[arg(short, long, required_unless_present = "resume")]
     model: Option<String>,
 
-    /// Do not ask the network
-    #[arg(long)]
-    offline: bool,
-
-    /// The most tokens of a conversation, or of a row of text [default: the model's context]
-    #[arg(long, value_name = "N")]
-    context: Option<usize>,
-
-    /// documents, one a row and each by itself, or rows of text [default: documents for conversations, else rows]
-    #[arg(long, value_name = "WHAT")]
-    packing: Option<Packing>,
+    #[command(flatten)]
+    from: FromModel,
 
     /// Learn which of two replies is better, from lines {"prompt": ..., "chosen": ..., "rejected": ...} (DPO)
     #[arg(long)]
@@ -45,9 +35,13 @@ pub struct Finetune {
     #[arg(long, requires = "dpo", value_name = "BETA")]
     beta: Option<f64>,
 
-    /// What stands between the documents of a text file, such as "<|endoftext|>"
-    #[arg(long, value_name = "TEXT")]
-    separator: Option<String>,
+    /// Train only a low-rank adapter of this rank beside the trits: DIR/adapter, for `bitnet generate --lora`
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    lora: Option<u16>,
+
+    /// What the adapter is multiplied by, times its rank [default: twice the rank]
+    #[arg(long, requires = "lora", value_name = "ALPHA")]
+    lora_alpha: Option<f64>,
 
     #[command(flatten)]
     steps: StepArgs,
@@ -58,28 +52,24 @@ pub struct Finetune {
 
 impl Finetune {
     pub fn run(self) -> Result<(), CliError> {
-        let source = Source { paths: self.data, separator: self.separator };
+        let source = Source { paths: self.data, separator: self.from.separator.clone() };
         let before = RunFolder::new(&self.run.out);
         let mut recipe = match &self.model {
             _ if self.run.resume && before.is_begun() => before.read_recipe()?,
             Some(model) => {
-                let path = fetch_with_bar(model, self.offline)?;
-                let whole = path.canonicalize().map_err(|error| CliError::Read { path, error })?;
+                let path = self.from.locate(model)?;
                 match self.dpo {
-                    true => Recipe::to_prefer(&whole)?,
-                    false => Recipe::to_finetune(&whole, &source)?,
+                    true => Recipe::to_prefer(&path)?,
+                    false => Recipe::to_finetune(&path, &source)?,
                 }
             }
             None => return Err(CliError::Usage("--model: which model is to be trained further?".to_string())),
         };
-        if let Some(wanted) = self.context {
-            let most = recipe.model.context;
-            if wanted > most {
-                return Err(CliError::Usage(format!("--context {wanted}: this model can have {most} tokens")));
-            }
-            recipe.model.context = wanted;
+        self.from.change(&mut recipe)?;
+        if let Some(rank) = self.lora {
+            let alpha = self.lora_alpha.unwrap_or(2.0 * f64::from(rank));
+            recipe.lora = Some(LoraRecipe { rank: rank.into(), alpha });
         }
-        set(&mut recipe.batch.packing, self.packing);
         if let Some(preference) = &mut recipe.preference {
             set(&mut preference.beta, self.beta);
         }

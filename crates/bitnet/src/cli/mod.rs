@@ -2,6 +2,8 @@
 
 mod bench;
 mod chat;
+#[cfg(feature = "train")]
+mod distill;
 mod downloads;
 mod error;
 #[cfg(feature = "train")]
@@ -54,7 +56,10 @@ enum Command {
     Train(Box<train::Train>),
     /// Train a ternary model further on conversations or text
     #[cfg(feature = "train")]
-    Finetune(finetune::Finetune),
+    Finetune(Box<finetune::Finetune>),
+    /// Make a ternary model of a float one, which teaches it
+    #[cfg(feature = "train")]
+    Distill(Box<distill::Distill>),
     /// Write a model in training as a file that runs
     #[cfg(feature = "train")]
     Export(export::Export),
@@ -94,6 +99,8 @@ pub fn run() -> Result<(), CliError> {
         Command::Tokenize(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Train(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Distill(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Finetune(command) => command.run(),
         #[cfg(feature = "train")]

@@ -41,6 +41,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 
+    /// Folder of a low-rank adapter to run beside the weights: `adapter` of a `bitnet finetune --lora` run, or PEFT's
+    #[arg(long, value_name = "ADAPTER")]
+    lora: Option<PathBuf>,
+
     /// Order of the codes in I2_S tensors, for files that a broken build has written
     #[arg(long, value_enum, default_value_t = I2sArg::Block128)]
     i2s_layout: I2sArg,
@@ -95,6 +99,9 @@ impl ModelArgs {
 
     /// Opens the model without loading it.
     pub fn open(&self) -> Result<Checkpoint, CliError> {
+        if self.lora.is_some() {
+            return Err(CliError::Usage("--lora: this command takes no adapter".to_string()));
+        }
         Ok(bitnet::open(&self.locate()?, &self.options())?)
     }
 
@@ -165,6 +172,7 @@ impl ModelArgs {
             open: OpenOptions { i2s_layout, activation },
             offline: self.offline,
             weights: self.weights,
+            adapter: self.lora.clone(),
         }
     }
 }

@@ -80,7 +80,7 @@ impl Checkpoint {
 }
 
 /// Decodes whole rows of a plain or block type.
-fn dequantize(dtype: StorageType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+pub(crate) fn dequantize(dtype: StorageType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
     match dtype {
         StorageType::F32 => {
             for (y, x) in out.iter_mut().zip(bytes.as_chunks().0) {

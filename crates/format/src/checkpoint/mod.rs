@@ -1,6 +1,6 @@
 //! An open model: named tensors, configuration, metadata and tokenizer, whatever the container.
 
-mod floats;
+pub(crate) mod floats;
 mod gguf;
 mod hugging_face;
 mod open;

@@ -12,7 +12,7 @@ use crate::atomic::{parent, refuse_existing};
 /// A folder in the making: a temporary one beside the target, whose place it takes in the end.
 ///
 /// Dropped before that, it leaves nothing behind.
-pub(super) struct Staging<'a> {
+pub(crate) struct Staging<'a> {
     target: &'a Path,
     overwrite: bool,
     files: &'a [&'a str],
@@ -27,7 +27,7 @@ impl<'a> Staging<'a> {
     ///
     /// When `target` exists and `overwrite` is false, or is no folder, or holds anything but `files`: replacing it would
     /// remove what somebody else put there.
-    pub(super) fn begin(target: &'a Path, overwrite: bool, files: &'a [&'a str]) -> Result<Self, FormatError> {
+    pub(crate) fn begin(target: &'a Path, overwrite: bool, files: &'a [&'a str]) -> Result<Self, FormatError> {
         refuse_existing(target, overwrite)?;
         refuse_foreign(target, files)?;
         let wrap = |error| FormatError::io(target, error);
@@ -43,12 +43,12 @@ impl<'a> Staging<'a> {
     }
 
     /// Where a file of the folder is to be written.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.new_folder().join(name)
     }
 
     /// An error with the place in the target instead of the temporary one.
-    pub(super) fn placed(&self, mut error: FormatError) -> FormatError {
+    pub(crate) fn placed(&self, mut error: FormatError) -> FormatError {
         if let FormatError::Io { path, .. } | FormatError::Tensor { file: path, .. } = &mut error
             && let Ok(name) = path.strip_prefix(self.new_folder())
         {
@@ -62,7 +62,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// When writing fails; the error names the place in the target.
-    pub(super) fn write(&self, name: &str, data: &[u8]) -> Result<(), FormatError> {
+    pub(crate) fn write(&self, name: &str, data: &[u8]) -> Result<(), FormatError> {
         let write = || -> io::Result<()> {
             let mut file = File::create_new(self.path(name))?;
             file.write_all(data)?;
@@ -77,7 +77,7 @@ impl<'a> Staging<'a> {
     ///
     /// When something has come to be there meanwhile (without `overwrite`), or the system refuses. What was there before is
     /// there again then.
-    pub(super) fn finish(self) -> Result<(), FormatError> {
+    pub(crate) fn finish(self) -> Result<(), FormatError> {
         let wrap = |error| FormatError::io(self.target, error);
         refuse_existing(self.target, self.overwrite)?;
         let old = self.workshop.path().join("old");

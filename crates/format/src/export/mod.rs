@@ -16,7 +16,7 @@
 
 mod encode;
 mod fidelity;
-mod folder;
+pub(crate) mod folder;
 mod gguf;
 mod gguf_keys;
 mod hugging_face;

@@ -2,6 +2,7 @@
 
 mod bits;
 mod latent;
+mod lora;
 mod packed;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 
 pub use bits::{UnknownWeightBits, WeightBits};
 pub use latent::LatentWeight;
+pub use lora::Lora;
 pub use packed::PackedWeight;
 
 use crate::{ModelError, RmsNorm};
@@ -58,6 +60,7 @@ impl BitLinearConfig {
 pub struct BitLinear {
     weight: Weight,
     norm: Option<RmsNorm>,
+    lora: Option<Lora>,
     d_input: usize,
     #[module(skip)]
     activations: Activations,
@@ -94,7 +97,7 @@ impl BitLinear {
     pub fn with_bits(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
         let d_input = matrix.cols();
         let weight = Weight::Packed(PackedWeight::new(matrix, bits, device)?);
-        Ok(Self { weight, norm: None, d_input, activations: Activations::Int8, watch: None })
+        Ok(Self { weight, norm: None, lora: None, d_input, activations: Activations::Int8, watch: None })
     }
 
     /// From float weights `[d_output, d_input]`, quantized by absmean and packed.
@@ -137,13 +140,31 @@ impl BitLinear {
             }
         }
         let weight = Weight::Latent(LatentWeight::new(Param::from_tensor(weight), how));
-        Self { weight, norm: None, d_input, activations, watch: None }
+        Self { weight, norm: None, lora: None, d_input, activations, watch: None }
     }
 
     /// The layer with an RMSNorm before its quantizer.
     pub fn with_norm(mut self, norm: Option<RmsNorm>) -> Self {
         self.norm = norm;
         self
+    }
+
+    /// The layer with a float branch beside its weights, or without.
+    ///
+    /// # Panics
+    /// When the branch has other widths than the layer.
+    pub fn with_lora(mut self, lora: Option<Lora>) -> Self {
+        if let Some(lora) = &lora {
+            let widths = [lora.a().dims()[1], lora.b().dims()[0]];
+            assert_eq!(widths, [self.d_input, self.d_output()], "a branch of the layer's widths");
+        }
+        self.lora = lora;
+        self
+    }
+
+    /// The float branch, where the layer has one.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
     }
 
     /// The layer with its input as int8 codes or as it comes.
@@ -183,6 +204,21 @@ impl BitLinear {
 
     /// [`BitLinear::forward_all`] without the layers' own norms.
     fn run<const N: usize>(layers: [&BitLinear; N], x: Tensor<2>, norm: Option<&RmsNorm>) -> [Tensor<2>; N] {
+        if layers.iter().all(|layer| layer.lora.is_none()) {
+            return Self::run_weights(layers, x, norm);
+        }
+        let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+        let mut all = Self::run_weights(layers, x.clone(), None);
+        for (y, layer) in all.iter_mut().zip(layers) {
+            if let Some(lora) = &layer.lora {
+                *y = y.clone() + lora.forward(x.clone());
+            }
+        }
+        all
+    }
+
+    /// [`BitLinear::run`] without the branches.
+    fn run_weights<const N: usize>(layers: [&BitLinear; N], x: Tensor<2>, norm: Option<&RmsNorm>) -> [Tensor<2>; N] {
         if let Some(Weight::Latent(first)) = layers.first().map(|layer| &layer.weight) {
             let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
             layers.iter().for_each(|layer| layer.watch(&x));
@@ -204,7 +240,7 @@ impl BitLinear {
         norm: Option<&RmsNorm>,
     ) -> Tensor<2> {
         match &self.weight {
-            Weight::Packed(weight) if self.norm.is_none() => {
+            Weight::Packed(weight) if self.norm.is_none() && self.lora.is_none() => {
                 let packed = weight.parts(self.d_input, self.activations);
                 ops::gated_ternary_linear(gate, up, kind, norm.map(RmsNorm::parts), packed)
             }
@@ -224,7 +260,8 @@ impl BitLinear {
         let Weight::Latent(weight) = &self.weight else { return Ok(self.clone()) };
         let device = weight.value().device().inner();
         let packed = Self::from_ternary(self.ternary()?, &device)?;
-        Ok(packed.with_norm(self.norm.as_ref().map(Module::valid)).with_activations(self.activations))
+        let packed = packed.with_norm(self.norm.as_ref().map(Module::valid)).with_activations(self.activations);
+        Ok(packed.with_lora(self.lora.as_ref().map(Module::valid)))
     }
 
     /// Trits and scale.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tui")]
 mod dashboard;
+mod from_model;
 mod signals;
 mod step_args;
 #[cfg(feature = "tui")]
@@ -20,6 +21,7 @@ use bitnet::training::recipe::Recipe;
 use bitnet::training::{Observer, RunOptions, train};
 use clap::Args;
 
+pub use self::from_model::FromModel;
 use self::signals::Signals;
 pub use self::step_args::{StepArgs, set};
 use self::watch::Lines;

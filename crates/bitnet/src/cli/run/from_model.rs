@@ -1,0 +1,49 @@
+//! The flags of commands that begin with a model.
+
+use std::path::PathBuf;
+
+use bitnet::training::recipe::{Packing, Recipe};
+use clap::Args;
+
+use super::set;
+use crate::cli::CliError;
+use crate::cli::downloads::fetch_with_bar;
+
+/// How the model that a run begins with is found, and how the data becomes its rows.
+#[derive(Args)]
+pub struct FromModel {
+    /// Do not ask the network
+    #[arg(long)]
+    offline: bool,
+
+    /// The most tokens of a conversation, or of a row of text [default: the model's context]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+
+    /// documents, one a row and each by itself, or rows of text [default: documents for conversations, else rows]
+    #[arg(long, value_name = "WHAT")]
+    packing: Option<Packing>,
+
+    /// What stands between the documents of a text file, such as "<|endoftext|>"
+    #[arg(long, value_name = "TEXT")]
+    pub separator: Option<String>,
+}
+
+impl FromModel {
+    /// The whole path of a model, downloaded first if it has to be: a run is resumed from wherever one is.
+    pub fn locate(&self, model: &str) -> Result<PathBuf, CliError> {
+        let path = fetch_with_bar(model, self.offline)?;
+        path.canonicalize().map_err(|error| CliError::Read { path, error })
+    }
+
+    /// Changes a recipe.
+    pub fn change(&self, recipe: &mut Recipe) -> Result<(), CliError> {
+        let most = recipe.model.context;
+        if let Some(wanted) = self.context.filter(|wanted| *wanted > most) {
+            return Err(CliError::Usage(format!("--context {wanted}: this model can have {most} tokens")));
+        }
+        set(&mut recipe.model.context, self.context);
+        set(&mut recipe.batch.packing, self.packing);
+        Ok(())
+    }
+}
