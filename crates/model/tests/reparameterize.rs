@@ -43,7 +43,7 @@ impl Mlp {
 fn a_linear_has_the_values_of_a_bit_linear_and_packs_to_it() {
     for layout in [LinearLayout::Row, LinearLayout::Col] {
         for granularity in GRANULARITIES {
-            let linear = LinearConfig::new(64, 24).with_bias(false).with_layout(layout.clone()).init(&device());
+            let linear = LinearConfig::new(64, 24).with_bias(false).with_layout(layout).init(&device());
             let latent = linear.weight.val().transpose();
             let expected = quantize::absmean(&floats(latent), 24, 64, granularity).unwrap();
 
