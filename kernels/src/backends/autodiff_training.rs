@@ -194,6 +194,15 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
         (words, Self::from_inner(scale))
     }
 
+    fn ternary_fake_quant(w: FloatTensor<Self>, granularity: Granularity) -> FloatTensor<Self> {
+        let node = w.node();
+        let quantized = B::ternary_fake_quant(w.into_primitive(), granularity);
+        match StraightThrough.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((), quantized),
+            OpsKind::UnTracked(prep) => prep.finish(quantized),
+        }
+    }
+
     fn segment_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

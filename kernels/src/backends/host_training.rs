@@ -13,8 +13,8 @@ use crate::cpu::gate::{self, Gate};
 use crate::cpu::isa::Isa;
 use crate::cpu::ternary::{self, TernaryView};
 use crate::cpu::{cross_entropy, linear_backward, norm, quantize, round};
-use crate::ops::WeightOrder;
 use crate::ops::training::{TrainingOps, reference};
+use crate::ops::{TernaryOps, WeightOrder};
 
 /// Borrows canonical words and their scale.
 fn view<'a, B: HostBackend>(
@@ -42,6 +42,12 @@ impl<B: HostBackend> TrainingOps for B {
         let (mut words, mut scale) = (vec![0u32; rows * width], vec![0f32; scales]);
         quantize::absmean(Isa::active(), B::f32s(&w), cols, granularity, &mut words, &mut scale);
         (B::from_words(words, &[rows, width]), B::from_f32s(scale, &[scales / of_row, of_row]))
+    }
+
+    fn ternary_fake_quant(w: FloatTensor<Self>, granularity: Granularity) -> FloatTensor<Self> {
+        let [_, cols] = w.shape().dims();
+        let (words, scale) = B::absmean_quantize(w, granularity);
+        B::ternary_dequantize(words, scale, reference::spec(granularity, cols))
     }
 
     fn absmax_quantize(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {

@@ -92,6 +92,29 @@ macro_rules! suite {
             }
 
             #[test]
+            fn fake_quantized_weights_are_those_of_the_matrix_and_pass_their_gradient_on() {
+                for [_, rows, cols] in SHAPES {
+                    for granularity in GRANULARITIES {
+                        let values = weights(rows, cols);
+                        let expected = quantize::absmean(&values, rows, cols, granularity).unwrap().to_f32();
+                        let w = given(values.clone(), [rows, cols], &device());
+                        let found = training::ternary_fake_quant(w.clone(), granularity);
+                        assert_eq!(floats(found.clone()), expected, "{rows}x{cols} {granularity}");
+                        let body = back::<2>(reference::ternary_fake_quant::<B>(prim(&w), granularity));
+                        close(body * 100.0, found * 100.0, "body");
+
+                        let autodiff = device().autodiff();
+                        let w = given(values, [rows, cols], &autodiff).require_grad();
+                        let dw = tensor::<2>(50, [rows, cols], &autodiff);
+                        let y = training::ternary_fake_quant(w.clone(), granularity);
+                        assert_eq!(floats(y.clone().inner()), expected, "{rows}x{cols} {granularity}, autodiff");
+                        let found = w.grad(&(y * dw.clone()).sum().backward()).unwrap();
+                        assert_eq!(floats(found), floats(dw.inner()), "straight through");
+                    }
+                }
+            }
+
+            #[test]
             fn activations_become_the_same_codes_everywhere() {
                 for [tokens, _, cols] in SHAPES {
                     let x = tensor::<2>(51, [tokens, cols], &device());

@@ -110,6 +110,22 @@ impl BitLinear {
         Self::from_ternary(quantize::absmean(&values, rows, cols, granularity)?, &device)
     }
 
+    /// From float weights `[d_output, d_input]` that are trits times a scale already, packed with that very scale.
+    ///
+    /// [`BitLinear::from_weights`] would take the mean magnitude for the scale again, which the zeros make smaller.
+    ///
+    /// # Errors
+    /// When they are not, or when they are too few to tell: see [`quantize::already_ternary`].
+    pub fn from_ternary_weights(weights: Tensor<2>) -> Result<Self, ModelError> {
+        let ([rows, cols], device) = (weights.dims(), weights.device().inner());
+        let values: Vec<f32> = weights.into_data().iter().collect();
+        let matrix = quantize::already_ternary(&values, rows, cols).ok_or_else(|| {
+            let what = format!("a matrix [{rows}, {cols}] of other values than trits times a scale");
+            ModelError::Unsupported { what }
+        })?;
+        Self::from_ternary(matrix, &device)
+    }
+
     /// To be trained, from latent float weights `[d_output, d_input]` (F32), which are quantized as `how` says.
     ///
     /// # Panics

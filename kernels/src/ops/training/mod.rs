@@ -12,6 +12,7 @@ use super::{Activations, Gate};
 pub use crate::cpu::adamw::AdamW;
 pub use tensor::{
     absmean_quantize, adamw, cross_entropy, quantized_linears, round_to, segment_attention, sum_of_squares,
+    ternary_fake_quant,
 };
 
 /// How a linear layer with latent float weights computes.
@@ -91,6 +92,12 @@ pub trait TrainingOps: Backend {
     /// absmean.
     fn absmean_quantize(w: FloatTensor<Self>, granularity: Granularity) -> (IntTensor<Self>, FloatTensor<Self>) {
         reference::absmean_quantize::<Self>(w, granularity)
+    }
+
+    /// Weights `[rows, cols]` as [`TrainingOps::absmean_quantize`] takes them, as floats: each is `-scale`, 0 or `scale`. The
+    /// gradient passes unchanged.
+    fn ternary_fake_quant(w: FloatTensor<Self>, granularity: Granularity) -> FloatTensor<Self> {
+        reference::ternary_fake_quant::<Self>(w, granularity)
     }
 
     /// Each row of `x` (`[tokens, cols]`) as int8 codes, and its multiplier `127 / max(max|x|, 1e-5)` (`[tokens, 1]`).

@@ -43,10 +43,15 @@ pub fn blended_input<B: TrainingOps>(x: FloatTensor<B>, how: Quantization) -> Fl
 /// `w + lambda * (quantized(w) - w)`.
 pub fn blended_weight<B: TrainingOps>(w: FloatTensor<B>, how: Quantization) -> FloatTensor<B> {
     let Quantization::Ternary { granularity, lambda, .. } = how else { return w };
-    let [_, cols] = w.shape().dims();
-    let (words, scale) = B::absmean_quantize(w.clone(), granularity);
-    let quantized = ops::dequantize::<B>(words, scale, spec(granularity, cols));
+    let quantized = B::ternary_fake_quant(w.clone(), granularity);
     blend::<B>(w, quantized, lambda)
+}
+
+/// See [`TrainingOps::ternary_fake_quant`].
+pub fn ternary_fake_quant<B: TrainingOps>(w: FloatTensor<B>, granularity: Granularity) -> FloatTensor<B> {
+    let [_, cols] = w.shape().dims();
+    let (words, scale) = B::absmean_quantize(w, granularity);
+    ops::dequantize::<B>(words, scale, spec(granularity, cols))
 }
 
 fn blend<B: Backend>(from: FloatTensor<B>, to: FloatTensor<B>, lambda: f32) -> FloatTensor<B> {

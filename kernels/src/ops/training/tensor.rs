@@ -28,6 +28,11 @@ pub fn absmean_quantize(w: Tensor<2>, granularity: Granularity) -> (Tensor<2, In
     (Tensor::from_dispatch(words), Tensor::from_dispatch(scale))
 }
 
+/// The values that a matrix has once it is ternary; see [`TrainingOps::ternary_fake_quant`].
+pub fn ternary_fake_quant(w: Tensor<2>, granularity: Granularity) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::ternary_fake_quant(w.into_dispatch(), granularity))
+}
+
 /// Causal attention within sequences that lie one after the other; see [`TrainingOps::segment_attention`].
 pub fn segment_attention([q, k, v]: [Tensor<3>; 3], segments: &[usize], scale: f64) -> Tensor<3> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());

@@ -1,25 +1,31 @@
 //! What every command that trains has in common.
 
+#[cfg(feature = "tui")]
+mod dashboard;
 mod from_model;
+mod signals;
 mod step_args;
+#[cfg(feature = "tui")]
+mod terminal;
 mod watch;
 
+#[cfg(feature = "tui")]
+use std::io::IsTerminal;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 
 use bitnet::model::{DeviceKind, pool};
 use bitnet::training::data::Source;
 use bitnet::training::metrics::final_line;
 use bitnet::training::recipe::Recipe;
-use bitnet::training::{RunOptions, train};
+use bitnet::training::{Observer, RunOptions, train};
 use clap::Args;
 
 pub use self::from_model::FromModel;
+use self::signals::Signals;
 pub use self::step_args::{StepArgs, set};
 use self::watch::Lines;
-use super::{CliError, note};
+use super::CliError;
 
 /// Where a run is, on what, and what is held out.
 #[derive(Args)]
@@ -55,6 +61,10 @@ pub struct RunArgs {
     /// Steps between two lines on stderr
     #[arg(long, value_name = "N", default_value_t = 10)]
     log_every: u64,
+
+    /// Lines on a terminal too, in place of the dashboard
+    #[arg(long)]
+    no_tui: bool,
 }
 
 impl RunArgs {
@@ -75,27 +85,32 @@ impl RunArgs {
             overwrite: self.overwrite,
             command: command_line(),
         };
-        let stop = stop_on_signal()?;
-        let mut lines = Lines::new(self.log_every);
-        let outcome = train(&options, &mut lines, &stop)?;
+        let signals = Signals::catch()?;
+        let mut observer = observer(!self.no_tui, Lines::new(self.log_every), &options.out, &signals);
+        let outcome = train(&options, &mut *observer, &signals.stop);
+        // The terminal is as it was before anything else is written to it.
+        drop(observer);
+        let outcome = outcome?;
         let line = final_line(&outcome).map_err(|error| CliError::Usage(error.to_string()))?;
         writeln!(stdout(), "{line}")?;
         Ok(())
     }
 }
 
-/// The first signal ends the run after the step that is under way; the second one ends the process.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        note("stopping after this step; once more to stop at once");
-    };
-    ctrlc::set_handler(handler).map_err(|error| CliError::Usage(format!("signals cannot be caught: {error}")))?;
-    Ok(stop)
+/// The dashboard where it is `wanted` and there is a terminal to show it on, else `lines`.
+#[cfg(feature = "tui")]
+fn observer(wanted: bool, lines: Lines, out: &Path, signals: &Signals) -> Box<dyn Observer> {
+    if wanted && stdout().is_terminal() {
+        Box::new(dashboard::Dashboard::new(lines, out, signals.clone()))
+    } else {
+        Box::new(lines)
+    }
+}
+
+/// This build has no dashboard.
+#[cfg(not(feature = "tui"))]
+fn observer(_: bool, lines: Lines, _: &Path, _: &Signals) -> Box<dyn Observer> {
+    Box::new(lines)
 }
 
 /// The command as one could type it again.

@@ -35,11 +35,7 @@ impl Lines {
 
     fn begin(&mut self, facts: &Facts) {
         self.line = Some(ProgressLine::new(facts.limits, self.every));
-        let [train, valid] = facts.tokens;
-        note(format_args!(
-            "{} parameters, {} of them ternary; {train} tokens to train on, {valid} held out, vocabulary {}; {} tokens a step",
-            facts.parameters, facts.ternary, facts.vocab_size, facts.tokens_per_step
-        ));
+        note(facts_line(facts));
         if let Some(step) = facts.resumed_from {
             note(format_args!("resumed after step {step}"));
         }
@@ -78,4 +74,13 @@ impl Observer for Lines {
             _ => {}
         }
     }
+}
+
+/// What the run is.
+pub fn facts_line(facts: &Facts) -> String {
+    let [train, valid] = facts.tokens;
+    format!(
+        "{} parameters, {} of them ternary; {train} tokens to train on, {valid} held out, vocabulary {}; {} tokens a step",
+        facts.parameters, facts.ternary, facts.vocab_size, facts.tokens_per_step
+    )
 }

@@ -16,7 +16,7 @@ use super::run::RunArgs;
 ///
 /// The folder gets model.gguf (I2_S), hf/ (packed safetensors), metrics.csv, metrics.jsonl, tensorboard/, report.html and
 /// the checkpoints. The last line on stdout is one JSON object with the figures of the run. Ctrl-C and SIGTERM end the run
-/// after the step that is under way, with a checkpoint and a model.
+/// after the step that is under way, with a checkpoint and a model. On a terminal a dashboard shows the run.
 #[derive(Args)]
 pub struct Train {
     /// Text (.txt, .md), conversations or texts (.jsonl, .parquet), or folders of them
