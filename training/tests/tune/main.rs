@@ -1,4 +1,5 @@
 //! Fine-tuning: the loss of conversations and of preferences, and models that are trained further.
+#![cfg(feature = "burn")]
 
 mod adapter;
 mod conversations;
