@@ -11,11 +11,11 @@
 //! Every element of a result is one chain of fused multiply-adds over `k` in order, whatever the instruction set, the number
 //! of threads and the sizes of panels. So is every result.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
+use super::scratch::with_floats;
 
 /// `k` values that a tile is multiplied over before the next one: a panel of the right side stays in the first cache.
 const K_BLOCK: usize = 256;
@@ -149,7 +149,7 @@ pub(crate) fn matmul(isa: Isa, [m, n, k]: [usize; 3], left: &impl Operand, right
     let shape = Tile::of(isa);
     let (row_panels, column_panels) = (m.div_ceil(shape.rows), n.div_ceil(shape.columns));
     let (left_len, right_len) = (row_panels * k * shape.rows, column_panels * k * shape.columns);
-    with_scratch(left_len + right_len, |scratch| {
+    with_floats(left_len + right_len, |scratch| {
         let (left_panels, right_panels) = scratch.split_at_mut(left_len);
         pack(isa, left, m, k, shape.rows, left_panels);
         pack(isa, right, n, k, shape.columns, right_panels);
@@ -347,20 +347,6 @@ mod x86 {
             }
         }
     }
-}
-
-/// Calls `f` with `len` floats of no particular value, which this thread keeps for the next call.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    }
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
-    let result = f(&mut scratch[..len]);
-    SCRATCH.set(scratch);
-    result
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod q6_k;
 pub mod quantize;
 pub mod rope;
 pub mod round;
+mod scratch;
 pub mod ternary;
 pub mod tiles;
 

@@ -10,12 +10,11 @@ pub mod segments;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::cell::Cell;
-
 use super::exp::exp;
 use super::isa::{Isa, on_each_isa};
 use super::kv_cache::{BLOCK, CacheFormat, CacheShape, VALUES};
 use super::parallel::{self, Parts};
+use super::scratch::with_floats;
 
 /// Query rows that are worked on together.
 const ROWS: usize = 8;
@@ -137,7 +136,7 @@ impl Call<'_> {
     /// Everything about some rows, on one thread.
     fn whole(&self, rows: Rows) {
         let stride = self.positions(rows).next_multiple_of(BLOCK);
-        with_scratch(rows.count * stride, |scores| self.whole_with(rows, stride, scores));
+        with_floats(rows.count * stride, |scores| self.whole_with(rows, stride, scores));
     }
 
     fn whole_with(&self, rows: Rows, stride: usize, scores: &mut [f32]) {
@@ -158,7 +157,7 @@ impl Call<'_> {
     fn in_steps(&self, groups: &[Rows], work: usize) {
         let stride = (self.shape.start + 1).next_multiple_of(BLOCK);
         let first_score = |i: usize| groups[..i].iter().map(|rows| rows.count).sum::<usize>() * stride;
-        with_scratch(first_score(groups.len()), |scores| self.in_steps_with(groups, work, stride, scores));
+        with_floats(first_score(groups.len()), |scores| self.in_steps_with(groups, work, stride, scores));
     }
 
     fn in_steps_with(&self, groups: &[Rows], work: usize, stride: usize, scores: &mut [f32]) {
@@ -249,21 +248,6 @@ impl Call<'_> {
             row += step;
         }
     }
-}
-
-/// Calls `f` with `len` floats of no particular value, which this thread keeps for the next call: fresh memory of this size
-/// costs the system more than attention does.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    }
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
-    let result = f(&mut scratch[..len]);
-    SCRATCH.set(scratch);
-    result
 }
 
 /// Some elements of a head.

@@ -1,12 +1,11 @@
 //! Causal attention of training: sequences of different lengths one after the other, none of which sees another.
 
-use std::cell::Cell;
-
 use super::{AttentionShape, attention, softmax};
 use crate::cpu::gemm::{Lanes, Lines, matmul};
 use crate::cpu::isa::{Isa, on_each_isa};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheShape, CacheSide};
 use crate::cpu::parallel::{self, Parts};
+use crate::cpu::scratch::with_floats;
 
 /// Query tokens whose probabilities are held at a time.
 const ROWS: usize = 64;
@@ -127,7 +126,7 @@ impl Call<'_> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let (group, side) = (heads / kv_heads, len * head_dim);
         let rows = ROWS.min(len);
-        with_scratch(4 * side + 2 * rows * len + rows * head_dim + rows, |scratch| {
+        with_floats(4 * side + 2 * rows * len + rows * head_dim + rows, |scratch| {
             let (sums, scratch) = scratch.split_at_mut(2 * side);
             let (parts, scratch) = scratch.split_at_mut(2 * side);
             sums.fill(0.0);
@@ -234,20 +233,6 @@ on_each_isa! {
         |p: &[f32], through: f32, scale: f32, ds: &mut [f32]| {
             ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - through) * scale)
         }
-}
-
-/// Calls `f` with `len` floats of no particular value, which this thread keeps for the next call.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    }
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
-    let result = f(&mut scratch[..len]);
-    SCRATCH.set(scratch);
-    result
 }
 
 #[cfg(test)]
