@@ -12,22 +12,41 @@ pub enum DeviceKind {
     Flex,
     /// The older CPU backend, with the same kernels.
     NdArray,
+    /// CubeCL's own CPU runtime.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// AMD GPUs.
+    Rocm,
+    /// Apple GPUs.
+    Metal,
+    /// GPUs through Vulkan.
+    Vulkan,
+    /// GPUs through WebGPU, on whatever the system has.
+    WebGpu,
 }
 
 impl DeviceKind {
-    const ALL: [DeviceKind; 2] = [DeviceKind::Flex, DeviceKind::NdArray];
+    const ALL: [DeviceKind; 8] =
+        [Self::Flex, Self::NdArray, Self::Cpu, Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::WebGpu];
 
-    /// The name that [`device`] takes.
+    /// The name that [`device`] takes, and of the feature that it comes with.
     pub fn name(self) -> &'static str {
         match self {
             DeviceKind::Flex => "flex",
             DeviceKind::NdArray => "ndarray",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+            DeviceKind::Rocm => "rocm",
+            DeviceKind::Metal => "metal",
+            DeviceKind::Vulkan => "vulkan",
+            DeviceKind::WebGpu => "webgpu",
         }
     }
 
     /// The name of the device that is used when none is asked for: the first that this program was built with.
     pub fn default_name() -> &'static str {
-        Self::ALL.into_iter().find(|kind| kind.is_compiled_in()).map_or("none", Self::name)
+        Self::compiled().next().map_or("none", Self::name)
     }
 
     /// Whether this program was built with it.
@@ -35,6 +54,46 @@ impl DeviceKind {
         match self {
             DeviceKind::Flex => cfg!(feature = "flex"),
             DeviceKind::NdArray => cfg!(feature = "ndarray"),
+            DeviceKind::Cpu => cfg!(feature = "cpu"),
+            DeviceKind::Cuda => cfg!(feature = "cuda"),
+            DeviceKind::Rocm => cfg!(feature = "rocm"),
+            DeviceKind::Metal => cfg!(feature = "metal"),
+            DeviceKind::Vulkan => cfg!(feature = "vulkan"),
+            DeviceKind::WebGpu => cfg!(feature = "webgpu"),
+        }
+    }
+
+    /// Whether the native CPU kernels run there.
+    fn is_native(self) -> bool {
+        matches!(self, DeviceKind::Flex | DeviceKind::NdArray)
+    }
+
+    fn compiled() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|kind| kind.is_compiled_in())
+    }
+
+    /// The devices of this kind that the machine has.
+    fn found(self) -> Vec<Device> {
+        match self {
+            #[cfg(feature = "flex")]
+            DeviceKind::Flex => vec![Device::flex()],
+            #[cfg(feature = "ndarray")]
+            #[expect(deprecated, reason = "kept, thin, as long as Burn has this backend")]
+            DeviceKind::NdArray => vec![Device::ndarray()],
+            #[cfg(feature = "cpu")]
+            DeviceKind::Cpu => vec![Device::cpu()],
+            #[cfg(feature = "cuda")]
+            DeviceKind::Cuda => Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec(),
+            #[cfg(feature = "rocm")]
+            DeviceKind::Rocm => Device::enumerate(burn::tensor::DeviceType::Rocm).into_vec(),
+            #[cfg(feature = "metal")]
+            DeviceKind::Metal => Device::enumerate(burn::tensor::DeviceType::Metal).into_vec(),
+            #[cfg(feature = "vulkan")]
+            DeviceKind::Vulkan => Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec(),
+            #[cfg(feature = "webgpu")]
+            DeviceKind::WebGpu => Device::enumerate(burn::tensor::DeviceType::WebGpu).into_vec(),
+            #[allow(unreachable_patterns)]
+            _ => Vec::new(),
         }
     }
 }
@@ -44,43 +103,55 @@ impl DeviceKind {
 pub struct DeviceInfo {
     /// The backend.
     pub kind: DeviceKind,
+    /// What [`device`] takes: the name of the backend, and `:n` from the second device on.
+    pub name: String,
     /// What runs its ternary kernels.
     pub kernels: String,
 }
 
-/// The devices that this program can use, the default one first.
+/// The devices that this program can use on this machine, the default one first.
 ///
 /// # Errors
 /// When `BITNET_ISA` names an instruction set that this processor does not have.
 pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
-    let kernels = format!("native, {}", Isa::select()?);
-    let compiled = DeviceKind::ALL.into_iter().filter(|kind| kind.is_compiled_in());
-    Ok(compiled.map(|kind| DeviceInfo { kind, kernels: kernels.clone() }).collect())
+    let native = format!("native, {}", Isa::select()?);
+    let of_kind = |kind: DeviceKind| {
+        let native = &native;
+        kind.found().into_iter().enumerate().map(move |(index, device)| DeviceInfo {
+            kind,
+            name: if index == 0 { kind.name().to_string() } else { format!("{}:{index}", kind.name()) },
+            kernels: if kind.is_native() { native.clone() } else { cube_kernels(&device) },
+        })
+    };
+    Ok(DeviceKind::compiled().flat_map(of_kind).collect())
 }
 
-/// The device of this name (`flex`, `ndarray`).
+/// The device of this name: that of a backend, and `:n` for another than the first of its devices.
 ///
 /// # Errors
-/// When no backend has this name, when this program was built without it, or when `BITNET_ISA` names an instruction
-/// set that this processor does not have.
+/// When no backend has this name, when this program was built without it, when the machine has no such device, or when
+/// `BITNET_ISA` names an instruction set that this processor does not have.
 pub fn device(name: &str) -> Result<Device, DeviceError> {
     Isa::select()?;
-    let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == name);
-    match kind.ok_or_else(|| DeviceError::Unknown(name.to_string()))? {
-        #[cfg(feature = "flex")]
-        DeviceKind::Flex => Ok(Device::flex()),
-        #[cfg(feature = "ndarray")]
-        #[expect(deprecated, reason = "kept, thin, as long as Burn has this backend")]
-        DeviceKind::NdArray => Ok(Device::ndarray()),
-        #[allow(unreachable_patterns)]
-        absent => Err(DeviceError::NotCompiledIn(absent.name())),
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, index)) => (kind, index.parse().map_err(|_| DeviceError::Unknown(name.to_string()))?),
+        None => (name, 0),
+    };
+    let kind = DeviceKind::ALL.into_iter().find(|known| known.name() == kind);
+    let kind = kind.ok_or_else(|| DeviceError::Unknown(name.to_string()))?;
+    if !kind.is_compiled_in() {
+        return Err(DeviceError::NotCompiledIn(kind.name()));
     }
+    let mut found = kind.found();
+    if index >= found.len() {
+        return Err(DeviceError::Absent { name: name.to_string(), kind: kind.name(), found: found.len() });
+    }
+    Ok(found.swap_remove(index))
 }
 
 /// Whether the native CPU kernels run on this device.
 fn is_native(device: &Device) -> bool {
-    let kinds = DeviceKind::ALL.into_iter().filter(|kind| kind.is_compiled_in());
-    kinds.filter_map(|kind| self::device(kind.name()).ok()).any(|native| native == *device)
+    DeviceKind::compiled().filter(|kind| kind.is_native()).any(|kind| kind.found().contains(device))
 }
 
 /// The order of packed words that the kernels of a device stream best.
@@ -93,6 +164,49 @@ pub fn dense_weight_order(device: &Device) -> Option<WeightOrder> {
     is_native(device).then_some(WeightOrder::DenseTiles)
 }
 
+#[cfg(feature = "cube")]
+fn client(device: &Device) -> Option<cubecl::client::Client> {
+    match device.as_dispatch() {
+        burn::backend::DispatchDevice::Cube(device) => Some(device.client()),
+        _ => None,
+    }
+}
+
+/// What a device of CubeCL is called, and what it does by itself.
+fn cube_kernels(device: &Device) -> String {
+    #[cfg(feature = "cube")]
+    if let Some(client) = client(device) {
+        return crate::cube::Target::of(&client).describe(&client);
+    }
+    format!("none: operations of Burn ({device:?})")
+}
+
+/// How a device wants the rows of a float matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowStorage {
+    /// As the file has them, in U8.
+    Bytes,
+    /// As U32 words, in one of the formats that its kernels read, with steps of at most `lanes` groups, and at most
+    /// `max_bytes` in a tensor.
+    Words {
+        /// The widest vector of words that its kernels load.
+        lanes: usize,
+        /// The most bytes that a kernel can be given in one tensor.
+        max_bytes: usize,
+    },
+}
+
+/// How the kernels of a device read the embedding and the head.
+pub fn row_storage(device: &Device) -> RowStorage {
+    #[cfg(feature = "cube")]
+    if let Some(client) = client(device) {
+        let max_bytes = usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX);
+        return RowStorage::Words { lanes: crate::cube::Target::of(&client).vector, max_bytes };
+    }
+    let _ = device;
+    RowStorage::Bytes
+}
+
 /// A device that is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -102,12 +216,21 @@ pub enum DeviceError {
     /// The program was built without it.
     #[error("this program was built without {0}: build it with `--features {0}`")]
     NotCompiledIn(&'static str),
+    /// The machine does not have it.
+    #[error("there is no device {name}: this machine has {found} with a driver for {kind}")]
+    Absent {
+        /// What was asked for.
+        name: String,
+        /// The backend.
+        kind: &'static str,
+        /// Devices of this backend.
+        found: usize,
+    },
     /// The kernels cannot run as asked.
     #[error(transparent)]
     Isa(#[from] crate::IsaError),
 }
 
 fn known() -> String {
-    let names: Vec<_> = DeviceKind::ALL.into_iter().filter(|k| k.is_compiled_in()).map(DeviceKind::name).collect();
-    names.join(", ")
+    DeviceKind::compiled().map(DeviceKind::name).collect::<Vec<_>>().join(", ")
 }

@@ -11,6 +11,8 @@
 compile_error!("packed words are read as little-endian bytes");
 
 pub mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 
 #[cfg(feature = "burn")]
 mod backends;
@@ -20,13 +22,16 @@ mod device;
 #[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]
 pub mod ops;
 
+pub use cpu::code_rows::CodeRows;
 pub use cpu::dense::RowFormat;
 pub use cpu::gate::Gate;
 pub use cpu::isa::{Isa, IsaError};
 pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
 pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
-pub use device::{DeviceError, DeviceInfo, DeviceKind, dense_weight_order, device, devices, weight_order};
+pub use device::{
+    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, row_storage, weight_order,
+};
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;
 #[cfg(feature = "burn")]

@@ -6,7 +6,7 @@
 mod support;
 
 use bitnet_kernels::ops::{self, Activations, CacheSpec, Packed, TernarySpec, reference};
-use bitnet_kernels::{CacheFormat, Gate, RowFormat, WeightOrder};
+use bitnet_kernels::{CacheFormat, Gate, RowFormat, RowStorage, WeightOrder, row_storage};
 use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -46,11 +46,40 @@ fn case(rows: usize, cols: usize, group: Option<usize>, activations: Activations
 
 const GROUPS: [Option<usize>; 4] = [None, Some(0), Some(16), Some(128)];
 
+/// Outputs of a ternary layer are its integers, scaled: equal to the bit, but for sums of groups where a device's compiler
+/// fuses multiplications and additions.
+fn same(y: &[f32], expected: &[f32], group: Option<usize>, device: &Device) {
+    if group.is_none_or(|group| group == 0) || row_storage(device) == RowStorage::Bytes {
+        assert_eq!(y, expected);
+    }
+    let largest = expected.iter().fold(0f32, |a, b| a.max(b.abs()));
+    assert_eq!(y.len(), expected.len());
+    for (y, expected) in y.iter().zip(expected) {
+        assert!((y - expected).abs() <= 4.0 * f32::EPSILON * largest, "{group:?}: {y} {expected}");
+    }
+}
+
+/// Rows as the kernels of the device read them.
+fn stored_rows(bytes: &[u8], rows: usize, device: &Device) -> Tensor<2, Int> {
+    let (data, dtype) = match row_storage(device) {
+        RowStorage::Bytes => (TensorData::new(bytes.to_vec(), [rows, bytes.len() / rows]), DType::U8),
+        RowStorage::Words { .. } => {
+            let words: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+            (TensorData::new(words, [rows, bytes.len() / rows / 4]), DType::U32)
+        }
+    };
+    Tensor::from_data(data, (device, dtype))
+}
+
 /// The tests of one backend.
 macro_rules! suite {
-    ($name:ident, $backend:ty, $device:expr) => {
+    ($name:ident, $backend:ty, $device:expr, $bodies:expr) => {
         mod $name {
             use super::*;
+
+            /// Whether the bodies in Burn's terms are compared here. Its matrix product takes tens of seconds to compile
+            /// for a CPU through CubeCL, and the bodies are the same everywhere.
+            const BODIES: bool = $bodies;
 
             fn device() -> Device {
                 $device
@@ -73,15 +102,14 @@ macro_rules! suite {
                         let expected = exact::linear(&floats(x.clone()), tokens, &c.matrix);
                         let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
                         assert_eq!(y.dims(), [tokens, rows]);
-                        assert_eq!(floats(y), expected, "{rows}x{cols}, {tokens} tokens, {group:?}");
+                        same(&floats(y), &expected, group, &device());
 
+                        if !BODIES {
+                            continue;
+                        }
                         let body =
                             reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);
-                        assert_eq!(
-                            floats(Tensor::<2>::from_primitive::<$backend>(body)),
-                            expected,
-                            "reference {group:?}"
-                        );
+                        same(&floats(Tensor::<2>::from_primitive::<$backend>(body)), &expected, group, &device());
                     }
                 }
             }
@@ -100,7 +128,7 @@ macro_rules! suite {
                     let x = tensor::<2>(1, [3, 100], &device());
                     let t = tiled(&c);
                     let y = ops::ternary_linear(x.clone(), t.words.clone(), t.scale.clone(), t.spec);
-                    assert_eq!(floats(y), exact::linear(&floats(x.clone()), 3, &c.matrix));
+                    same(&floats(y), &exact::linear(&floats(x.clone()), 3, &c.matrix), group, &device());
                     let dense = ops::dequantize(t.words.clone(), t.scale.clone(), t.spec);
                     assert_eq!(floats(dense), c.matrix.to_f32());
                     let body = reference::dequantize::<$backend>(prim_int(&t.words), prim(&t.scale), t.spec);
@@ -157,7 +185,7 @@ macro_rules! suite {
                     ops::training::segment_attention(sides, &[tokens; 2], 0.05).reshape([2, tokens, 6, head_dim])
                 };
                 for (format, tolerance) in
-                    [(CacheFormat::F32, 1e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
+                    [(CacheFormat::F32, 4e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
                 {
                     let empty = || {
                         let shape = [2, 3, 3, format.block_words(head_dim)];
@@ -196,10 +224,15 @@ macro_rules! suite {
                 for group in GROUPS {
                     let c = case(21, 160, group, Activations::Float, &device());
                     let x = tensor::<2>(2, [4, 160], &device());
-                    let body =
-                        reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);
-                    let y = ops::ternary_linear(x, c.words.clone(), c.scale.clone(), c.spec);
-                    close(y, Tensor::from_primitive::<$backend>(body), "float activations");
+                    let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
+                    let dense = Tensor::<1>::from_floats(&*c.matrix.to_f32(), &Device::flex()).reshape([21, 160]);
+                    let x_on_host = Tensor::<2>::from_data(x.to_data(), &Device::flex());
+                    close(y.clone().to_device(&Device::flex()), x_on_host.matmul(dense.transpose()), "float activations");
+                    if BODIES {
+                        let body =
+                            reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);
+                        close(y, Tensor::from_primitive::<$backend>(body), "float activations");
+                    }
 
                     let dense = ops::dequantize(c.words.clone(), c.scale.clone(), c.spec);
                     assert_eq!(floats(dense), c.matrix.to_f32());
@@ -216,8 +249,7 @@ macro_rules! suite {
                 let (rows, cols) = (13, 48);
                 let values = noise(5, rows * cols);
                 let stored: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
-                let stored = TensorData::new(stored, [rows, 2 * cols]);
-                let stored = Tensor::<2, Int>::from_data(stored, (&device(), DType::U8));
+                let stored = stored_rows(&stored, rows, &device());
                 let format = RowFormat::Bf16;
                 let x = tensor::<2>(6, [5, cols], &device());
 
@@ -226,9 +258,14 @@ macro_rules! suite {
                 assert_eq!(floats(decoded), expected);
                 let body = reference::decode_rows::<$backend>(prim_int(&stored), format, cols);
                 assert_eq!(floats(Tensor::<2>::from_primitive::<$backend>(body)), expected);
-                let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), format, cols);
-                let y = ops::rows_linear(x, stored, format, cols);
-                close(y, Tensor::from_primitive::<$backend>(body), "stored rows");
+                let y = ops::rows_linear(x.clone(), stored.clone(), format, cols);
+                let on_host = |x: Tensor<2>| Tensor::<2>::from_data(x.to_data(), &Device::flex());
+                let w = Tensor::<1>::from_floats(&*expected, &Device::flex()).reshape([rows, cols]).transpose();
+                close(on_host(y.clone()), on_host(x.clone()).matmul(w), "stored rows");
+                if BODIES {
+                    let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), format, cols);
+                    close(y, Tensor::from_primitive::<$backend>(body), "stored rows");
+                }
             }
 
             #[test]
@@ -268,7 +305,7 @@ macro_rules! suite {
                     let dy = tensor::<2>(21, [3, 12], &autodiff);
                     let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
                     let expected = exact::linear(&floats(x.clone().inner()), 3, &c.matrix);
-                    assert_eq!(floats(y.clone().inner()), expected, "the training forward is the inference kernel");
+                    same(&floats(y.clone().inner()), &expected, group, &device());
                     let grads = (y * dy.clone()).sum().backward();
                     let dense = Tensor::<2>::from_data(TensorData::new(c.matrix.to_f32(), [12, 80]), &device());
                     close(x.grad(&grads).unwrap(), dy.inner().matmul(dense), "dx = dy W");
@@ -311,14 +348,20 @@ macro_rules! suite {
 }
 
 #[cfg(feature = "flex")]
-suite!(flex, burn::backend::Flex, Device::flex());
+suite!(flex, burn::backend::Flex, Device::flex(), true);
 #[cfg(feature = "ndarray")]
-suite!(ndarray, burn::backend::NdArray, Device::ndarray());
+suite!(ndarray, burn::backend::NdArray, Device::ndarray(), true);
+#[cfg(feature = "cpu")]
+suite!(cpu, burn_cubecl::CubeBackend, Device::cpu(), false);
+#[cfg(feature = "vulkan")]
+suite!(vulkan, burn_cubecl::CubeBackend, bitnet_kernels::device("vulkan").unwrap(), false);
+#[cfg(feature = "webgpu")]
+suite!(webgpu, burn_cubecl::CubeBackend, bitnet_kernels::device("webgpu").unwrap(), false);
 
 #[test]
 fn devices_are_found_by_name_and_others_are_refused() {
     for info in bitnet_kernels::devices().unwrap() {
-        bitnet_kernels::device(info.kind.name()).unwrap();
+        bitnet_kernels::device(&info.name).unwrap();
     }
     let error = bitnet_kernels::device("abacus").unwrap_err().to_string();
     assert!(error.contains("abacus"), "{error}");

@@ -3,6 +3,8 @@
 //! A row of K values is cut into blocks of [`block_elems`](BlockFormat::block_elems); each block carries its own scale.
 //! The `d` of every format is an f16. Layouts as documented for GGUF files.
 
+mod codes;
+
 use half::f16;
 
 /// One block-quantized float format.

@@ -1,17 +1,19 @@
 //! Embedding and head: matrices that are not ternary.
 
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
-use bitnet_kernels::{RowFormat, ops};
+use bitnet_kernels::{CodeRows, RowFormat, RowStorage, ops, row_storage};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Int, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::ModelError;
 
 /// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
 /// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
-/// Q8_0, Q6_K, Q4_0, Q4_K or IQ4_NL, and a row becomes f32 when it is used. One of a model in training is in F32 and has
-/// a gradient.
+/// Q8_0, Q6_K, Q4_0, Q4_K or IQ4_NL, and a row becomes f32 when it is used. A device whose kernels read 32-bit words is
+/// given the same values in words: floats as they are, blocks as 8-bit codes with their scales (Q4_K, which has no such
+/// codes, as F32), in as many tensors as it needs. One of a model in training is in F32 and has a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
     values: Values,
@@ -26,8 +28,8 @@ enum Values {
 
 #[derive(Module, Debug)]
 struct StoredRows {
-    /// U8 `[rows, row_bytes]`.
-    bytes: Param<Tensor<2, Int>>,
+    /// U8 `[rows, row_bytes]`, or U32 `[rows, words]`: the first rows, the next, and so on.
+    shards: Vec<Param<Tensor<2, Int>>>,
     #[module(skip)]
     format: RowFormat,
 }
@@ -61,14 +63,25 @@ impl DenseMatrix {
                 needed: [rows, cols],
             });
         }
-        let format = row_format(info.dtype).ok_or_else(|| ModelError::Unsupported {
+        let unsupported = || ModelError::Unsupported {
             what: format!("tensor {name} of type {}, where floats belong,", info.dtype),
-        })?;
-        let shape = [rows, bytes.len() / rows.max(1)];
-        let data = TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::File), shape, DType::U8);
-        let stored = Tensor::<2, Int>::from_data(data, (device, DType::U8));
-        let bytes = Param::initialized(ParamId::new(), stored);
-        Ok(Self { values: Values::Stored(StoredRows { bytes, format }), cols })
+        };
+        let format = row_format(info.dtype).ok_or_else(unsupported)?;
+        let stored = match row_storage(device) {
+            RowStorage::Bytes => {
+                let shape = [rows, bytes.len() / rows.max(1)];
+                let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+                StoredRows::new(vec![TensorData::from_bytes(bytes, shape, DType::U8)], DType::U8, format, device)
+            }
+            RowStorage::Words { lanes, max_bytes } => {
+                let words = RowWords::new(info.dtype, format, cols, lanes);
+                let of_row = bytes.len() / rows.max(1);
+                let in_shard = (max_bytes / (4 * words.words)).clamp(1, rows.max(1));
+                let shards = bytes.chunks((in_shard * of_row).max(1)).map(|bytes| words.encode(bytes, of_row));
+                StoredRows::new(shards.collect(), DType::U32, words.format, device)
+            }
+        };
+        Ok(Self { values: Values::Stored(stored), cols })
     }
 
     /// To be trained, from F32 weights `[rows, cols]`. The model computes with the values that `storage` (F32, F16 or BF16)
@@ -82,7 +95,7 @@ impl DenseMatrix {
     /// The rows `ids` as floats, `[ids, cols]`.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         match &self.values {
-            Values::Stored(rows) => ops::decode_rows(rows.bytes.val().select(0, ids), rows.format, self.cols),
+            Values::Stored(rows) => rows.select(ids, self.cols),
             Values::Trained(rows) => rows.rounded().select(0, ids),
         }
     }
@@ -90,7 +103,9 @@ impl DenseMatrix {
     /// `x wᵀ`: `[tokens, cols] → [tokens, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.values {
-            Values::Stored(rows) => ops::rows_linear(x, rows.bytes.val(), rows.format, self.cols),
+            Values::Stored(rows) => {
+                rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols))
+            }
             Values::Trained(rows) => ops::dense_linear(x, rows.rounded()),
         }
     }
@@ -98,7 +113,7 @@ impl DenseMatrix {
     /// Number of rows.
     pub fn rows(&self) -> usize {
         match &self.values {
-            Values::Stored(rows) => rows.bytes.dims()[0],
+            Values::Stored(rows) => rows.shards.iter().map(|shard| shard.dims()[0]).sum(),
             Values::Trained(rows) => rows.weight.dims()[0],
         }
     }
@@ -114,7 +129,7 @@ impl DenseMatrix {
     /// The values that the model computes with, `[rows, cols]` in F32.
     pub fn floats(&self) -> Tensor<2> {
         match &self.values {
-            Values::Stored(rows) => ops::decode_rows(rows.bytes.val(), rows.format, self.cols),
+            Values::Stored(rows) => rows.cat(0, |shard| ops::decode_rows(shard, rows.format, self.cols)),
             Values::Trained(rows) => rows.rounded(),
         }
     }
@@ -128,6 +143,97 @@ impl DenseMatrix {
     }
 }
 
+impl StoredRows {
+    fn new(shards: Vec<TensorData>, dtype: DType, format: RowFormat, device: &Device) -> Self {
+        let tensor = |data| Param::initialized(ParamId::new(), Tensor::<2, Int>::from_data(data, (device, dtype)));
+        Self { shards: shards.into_iter().map(tensor).collect(), format }
+    }
+
+    /// What `f` makes of each shard, side by side along `dim`.
+    fn cat(&self, dim: usize, f: impl Fn(Tensor<2, Int>) -> Tensor<2>) -> Tensor<2> {
+        let mut parts: Vec<_> = self.shards.iter().map(|shard| f(shard.val())).collect();
+        if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, dim) }
+    }
+
+    fn select(&self, ids: Tensor<1, Int>, cols: usize) -> Tensor<2> {
+        let decode = |rows: Tensor<2, Int>| ops::decode_rows(rows, self.format, cols);
+        let [first, rest @ ..] = &*self.shards else { panic!("a matrix has rows") };
+        if rest.is_empty() {
+            return decode(first.val().select(0, ids));
+        }
+        // Every shard gives a row for every id; the one that has the id is taken.
+        let mut from = 0;
+        let mut found: Option<Tensor<2>> = None;
+        for shard in &self.shards {
+            let rows = shard.dims()[0];
+            let own = ids.clone().sub_scalar(from as i64);
+            let inside = own.clone().clamp(0, rows as i64 - 1);
+            let elsewhere = own.not_equal(inside.clone()).unsqueeze_dim::<2>(1);
+            let values = decode(shard.val().select(0, inside));
+            found = Some(match found {
+                Some(found) => values.mask_where(elsewhere.repeat_dim(1, cols), found),
+                None => values,
+            });
+            from += rows;
+        }
+        found.expect("a matrix has rows")
+    }
+}
+
+/// How rows become words.
+struct RowWords {
+    format: RowFormat,
+    /// Words of a row.
+    words: usize,
+    cols: usize,
+    /// Of blocks that become codes.
+    codes: Option<(BlockFormat, CodeRows)>,
+    /// As the file has them.
+    stored: RowFormat,
+}
+
+impl RowWords {
+    fn new(dtype: StorageType, stored: RowFormat, cols: usize, lanes: usize) -> Self {
+        let blocks = dtype.block_format().and_then(|block| Some((block, block.code_group()?)));
+        let codes = blocks.map(|(block, group)| {
+            let groups = cols / group;
+            let lanes = (0..=lanes.ilog2()).rev().map(|bits| 1 << bits).find(|lanes| groups.is_multiple_of(*lanes));
+            (block, CodeRows { group, lanes: lanes.unwrap_or(1) })
+        });
+        let (format, words) = match (codes, stored) {
+            (Some((_, rows)), _) => (RowFormat::Codes(rows), rows.words(cols)),
+            (None, RowFormat::F16 | RowFormat::Bf16) if cols.is_multiple_of(2) => (stored, cols / 2),
+            _ => (RowFormat::F32, cols),
+        };
+        Self { format, words, cols, codes, stored }
+    }
+
+    /// Rows of `of_row` bytes as words.
+    fn encode(&self, bytes: &[u8], of_row: usize) -> TensorData {
+        let rows = bytes.len() / of_row;
+        let mut words = vec![0u32; rows * self.words];
+        words.par_chunks_exact_mut(self.words).zip(bytes.par_chunks_exact(of_row)).for_each(|(words, bytes)| {
+            match (self.codes, self.format) {
+                (Some((block, layout)), _) => {
+                    let (mut codes, mut scales) = (vec![0; self.cols], vec![0.0; self.cols / layout.group]);
+                    block.codes_row(bytes, &mut codes, &mut scales).expect(WHOLE);
+                    layout.encode(&codes, &scales, words);
+                }
+                (None, RowFormat::F16 | RowFormat::Bf16) => {
+                    let pairs = bytes.as_chunks::<4>().0;
+                    words.iter_mut().zip(pairs).for_each(|(word, pair)| *word = u32::from_le_bytes(*pair));
+                }
+                _ => {
+                    let mut values = vec![0.0; self.cols];
+                    self.stored.decode(bytes, &mut values);
+                    words.iter_mut().zip(&values).for_each(|(word, value)| *word = value.to_bits());
+                }
+            }
+        });
+        TensorData::new(words, [rows, self.words])
+    }
+}
+
 impl TrainedRows {
     fn rounded(&self) -> Tensor<2> {
         match self.storage {
@@ -137,8 +243,9 @@ impl TrainedRows {
     }
 }
 
+const WHOLE: &str = "a row is whole blocks: the reader has checked it";
+
 fn row_format(dtype: StorageType) -> Option<RowFormat> {
-    const WHOLE: &str = "a row is whole blocks: the reader has checked it";
     match dtype {
         StorageType::F32 => Some(RowFormat::F32),
         StorageType::F16 => Some(RowFormat::F16),

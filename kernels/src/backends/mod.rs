@@ -2,6 +2,8 @@
 
 mod autodiff;
 mod autodiff_training;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(any(feature = "flex", feature = "ndarray"))]

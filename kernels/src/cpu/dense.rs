@@ -5,6 +5,7 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use super::code_rows::CodeRows;
 use super::isa::Isa;
 use super::q6_k::{self, SplitActivations};
 use super::{lanes, parallel};
@@ -20,6 +21,8 @@ pub enum RowFormat {
     Bf16,
     /// Blocks of 256 in six bits: products are taken with the codes themselves, see `q6_k.rs`. The function is as below.
     Q6K(fn(bytes: &[u8], row: &mut [f32])),
+    /// Codes of eight bits with a scale for each group.
+    Codes(CodeRows),
     /// Anything else, by the function that turns the bytes of one row into its values.
     Other(fn(bytes: &[u8], row: &mut [f32])),
 }
@@ -42,6 +45,7 @@ impl RowFormat {
                     *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
                 }
             }
+            RowFormat::Codes(rows) => rows.decode(bytes, row),
             RowFormat::Q6K(decode) | RowFormat::Other(decode) => decode(bytes, row),
         }
     }

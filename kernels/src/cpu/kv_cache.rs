@@ -94,7 +94,7 @@ pub struct CacheShape {
 }
 
 /// Whether positions lie side by side (keys) or one after the other (values).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CacheSide {
     /// `[head_dim][16 positions]`.
     Keys,

@@ -86,7 +86,7 @@ pub fn ternary_linears<B: TernaryOps>(
 }
 
 /// Packed words in canonical order.
-fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder, cols: usize) -> IntTensor<B> {
+pub(crate) fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder, cols: usize) -> IntTensor<B> {
     let [rows, width] = words.shape().dims();
     match order {
         WeightOrder::Rows => words,
@@ -160,8 +160,9 @@ pub fn rows_linear<B: Backend>(
 /// See [`super::TernaryOps::decode_rows`]: the bytes are read back and decoded on the host.
 pub fn decode_rows<B: Backend>(rows: IntTensor<B>, format: RowFormat, cols: usize) -> FloatTensor<B> {
     let device: Device<B> = rows.device();
-    let [count, row_bytes] = rows.shape().dims();
+    let [count, _] = rows.shape().dims();
     let data = burn::tensor::read_sync(B::int_into_data(rows)).expect("the rows can be read back");
+    let row_bytes = (data.as_bytes().len() / count.max(1)).max(1);
     let mut values = vec![0f32; count * cols];
     for (bytes, row) in data.as_bytes().chunks_exact(row_bytes).zip(values.chunks_exact_mut(cols)) {
         format.decode(bytes, row);

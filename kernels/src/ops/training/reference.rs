@@ -225,10 +225,10 @@ fn probabilities<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, scale: f64) -
     let [heads, length, _] = q.shape().dims();
     let device: Device<B> = q.device();
     let scores = B::float_mul_scalar(B::float_matmul(q, B::float_swap_dims(k, 1, 2)), Scalar::from(scale));
-    let future: Vec<bool> = (0..length).flat_map(|t| (0..length).map(move |p| p > t)).collect();
-    let future = B::bool_from_data(TensorData::new(future, [1, length, length]), &device);
-    let future = B::bool_expand(future, Shape::from([heads, length, length]));
-    let scores = B::float_mask_fill(scores, future, Scalar::from(f32::NEG_INFINITY));
+    let future = |t, p| if p > t { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..length).flat_map(|t| (0..length).map(move |p| future(t, p))).collect();
+    let mask = B::float_from_data(TensorData::new(mask, [1, length, length]), &device);
+    let scores = B::float_add(scores, B::float_expand(mask, Shape::from([heads, length, length])));
     let max = B::float_max_dim(scores.clone(), 2);
     let p = B::float_exp(B::float_sub(scores, max));
     B::float_div(p.clone(), B::float_sum_dim(p, 2))

@@ -1,0 +1,205 @@
+//! Float matrices in stored form: the head, and rows of the embedding.
+//!
+//! A vector of words is decoded to vectors of values, one for each value in a word, and the activations lie in the order
+//! in which those come.
+
+use cubecl::prelude::*;
+
+use super::half::from_f16;
+use super::rows::{over_lanes, sum_of};
+
+/// How the words of a row are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Words {
+    /// A value each.
+    F32,
+    /// Two values each, the first in the low half.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+    /// Four codes each, with a scale for each lane after so many words, see `cpu/code_rows.rs`.
+    Codes {
+        /// Vectors of codes before one of scales.
+        vectors: usize,
+    },
+}
+
+impl Words {
+    /// Values in a word.
+    pub fn values(self) -> usize {
+        match self {
+            Words::F32 => 1,
+            Words::F16 | Words::Bf16 => 2,
+            Words::Codes { .. } => 4,
+        }
+    }
+
+    /// Values of a step of vectors of `vector` words.
+    pub fn of_step(self, vector: usize) -> usize {
+        vector * self.step() * self.values()
+    }
+
+    /// Vectors of words, without scales, that belong together.
+    fn step(self) -> usize {
+        match self {
+            Words::Codes { vectors } => vectors,
+            _ => 1,
+        }
+    }
+
+    /// Vectors of a step that hold no values.
+    fn scales(self) -> usize {
+        usize::from(matches!(self, Words::Codes { .. }))
+    }
+}
+
+#[cube]
+fn element<N: Size>(words: Vector<u32, N>, #[comptime] e: u32, #[comptime] format: Words) -> Vector<f32, N> {
+    if comptime!(format == Words::F32) {
+        Vector::<f32, N>::reinterpret(words)
+    } else if comptime!(format == Words::F16) {
+        from_f16::<N>((words >> Vector::new(16u32 * e)) & Vector::new(0xffffu32))
+    } else if comptime!(format == Words::Bf16) {
+        Vector::<f32, N>::reinterpret((words >> Vector::new(16u32 * e)) << Vector::new(16u32))
+    } else {
+        let top = words << Vector::new(24u32 - 8u32 * e);
+        Vector::<f32, N>::cast_from(Vector::<i32, N>::reinterpret(top) >> Vector::new(24i32))
+    }
+}
+
+/// The column of value `e` of lane `lane` in vector `i` of step `s`.
+#[cube]
+fn column(
+    s: usize,
+    i: usize,
+    lane: usize,
+    #[comptime] e: usize,
+    #[comptime] n: usize,
+    #[comptime] format: Words,
+) -> usize {
+    let values = comptime!(format.values());
+    let step = comptime!(format.step());
+    if comptime!(format.scales() == 1) {
+        (s * n + lane) * step * values + i * values + e
+    } else {
+        (s * n + lane) * values + e
+    }
+}
+
+/// Puts each row of `x` (`cols` values) in the order `[step][vector][value of a word][lane]`.
+#[cube(launch)]
+pub(super) fn arrange(x: &[f32], out: &mut [f32], cols: usize, #[comptime] n: usize, #[comptime] format: Words) {
+    let values = comptime!(format.values());
+    let step = comptime!(format.step());
+    for at in range_stepped(ABSOLUTE_POS, x.len() / values, CUBE_COUNT * CUBE_DIM as usize) {
+        let (lane, vector) = (at % n, at / n);
+        let of_row = cols / (n * values);
+        let (row, vector) = (vector / of_row, vector % of_row);
+        #[unroll]
+        for e in 0..values {
+            let from = row * cols + column(vector / step, vector % step, lane, e, n, format);
+            out[((row * of_row + vector) * values + e) * n + lane] = x[from];
+        }
+    }
+}
+
+/// `out[token, row] = Σ x w`, `x` being arranged; `lanes` units share a row.
+#[cube(launch)]
+pub(super) fn product<N: Size>(
+    weights: &[Vector<u32, N>],
+    x: &[Vector<f32, N>],
+    out: &mut [f32],
+    rows: usize,
+    tokens: usize,
+    steps: usize,
+    #[comptime] format: Words,
+    #[comptime] tile: usize,
+    #[comptime] lanes: usize,
+    #[comptime] units: usize,
+) {
+    let values = comptime!(format.values());
+    let step = comptime!(format.step());
+    let stored = comptime!(step + format.scales());
+    let groups = CUBE_COUNT * CUBE_DIM as usize / lanes;
+    let (group, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
+    let tiles = (tokens + tile - 1) / tile;
+    let rounds = (rows * tiles + groups - 1) / groups;
+    for round in 0..rounds {
+        let task = min(round * groups + group, rows * tiles - 1);
+        let (row, first) = (task % rows, task / rows * tile);
+        let mut sums = Array::<Vector<f32, N>>::new(tile);
+        let mut starts = Array::<usize>::new(tile);
+        #[unroll]
+        for t in 0..tile {
+            sums[t] = Vector::new(0f32);
+            starts[t] = min(first + t, tokens - 1) * steps;
+        }
+        for s in range_stepped(lane, steps, lanes.runtime()) {
+            let from = (row * steps + s) * stored;
+            let mut parts = Array::<Vector<f32, N>>::new(tile);
+            #[unroll]
+            for t in 0..tile {
+                parts[t] = Vector::new(0f32);
+            }
+            for i in 0..step {
+                let words = weights[from + i];
+                #[unroll]
+                for e in 0..values {
+                    let w = element::<N>(words, comptime!(e as u32), format);
+                    #[unroll]
+                    for t in 0..tile {
+                        parts[t] += w * x[((starts[t] + s) * step + i) * values + e];
+                    }
+                }
+            }
+            #[unroll]
+            for t in 0..tile {
+                if comptime!(format.scales() == 1) {
+                    sums[t] += parts[t] * Vector::<f32, N>::reinterpret(weights[from + step]);
+                } else {
+                    sums[t] += parts[t];
+                }
+            }
+        }
+        #[unroll]
+        for t in 0..tile {
+            let sum = over_lanes(sum_of(sums[t]), lanes, units);
+            if lane == 0 && first + t < tokens {
+                out[(first + t) * rows + row] = sum;
+            }
+        }
+    }
+}
+
+/// The values of each row, `[rows, cols]`.
+#[cube(launch)]
+pub(super) fn decode<N: Size>(
+    weights: &[Vector<u32, N>],
+    out: &mut [f32],
+    cols: usize,
+    steps: usize,
+    #[comptime] format: Words,
+) {
+    let values = comptime!(format.values());
+    let step = comptime!(format.step());
+    let stored = comptime!(step + format.scales());
+    let rows = out.len() / cols;
+    for task in range_stepped(ABSOLUTE_POS, rows * steps, CUBE_COUNT * CUBE_DIM as usize) {
+        let (row, s) = (task / steps, task % steps);
+        let from = (row * steps + s) * stored;
+        for i in 0..step {
+            let words = weights[from + i];
+            #[unroll]
+            for e in 0..values {
+                let mut w = element::<N>(words, comptime!(e as u32), format);
+                if comptime!(format.scales() == 1) {
+                    w = w * Vector::<f32, N>::reinterpret(weights[from + step]);
+                }
+                #[unroll]
+                for lane in 0..N::value() {
+                    out[row * cols + column(s, i, lane.runtime(), e, N::value(), format)] = w.extract(lane);
+                }
+            }
+        }
+    }
+}

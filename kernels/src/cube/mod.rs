@@ -1,0 +1,26 @@
+//! Kernels written once in CubeCL, for every device that it compiles to: CUDA, ROCm, Metal, Vulkan, WebGPU and the CPU.
+//!
+//! The packed words stay in canonical order, row by row; a unit loads several neighbouring words of a row as one vector,
+//! and the activations are laid out to meet them, see `quantize.rs`. On a GPU the units of a cube share rows; in CubeCL's
+//! CPU runtime a unit is a thread, which takes rows by itself with wider vectors, see `target.rs`. Float sums have another
+//! order than in the native CPU kernels, so floats agree to rounding; the integers within ternary layers agree exactly.
+//!
+//! Kernels use 32-bit types alone, which is what WebGPU has, and at most six buffers.
+
+mod attention;
+mod cache;
+mod dense;
+mod gate;
+mod half;
+mod launch;
+mod matvec;
+mod norm;
+mod quantize;
+mod rope;
+mod rows;
+mod target;
+
+pub(crate) use launch::{
+    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rms_norm, rope, rows_linear,
+};
+pub(crate) use target::Target;

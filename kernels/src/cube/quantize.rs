@@ -1,0 +1,168 @@
+//! Activations as int8 codes, in the order in which the packed weights meet them.
+//!
+//! A word holds 16 codes of two bits, and `V` neighbouring words of a row are loaded as one vector. Shifted and masked,
+//! the vector gives one column of each of its words, so the activations lie in the same way: those of column `j` of `V`
+//! words side by side.
+//!
+//! ```text
+//! floats   [token][words / V][16 columns][V words]            a code is an f32
+//! bytes    [token][words / V][4 planes p][V words]            an i32 has the codes of columns p, 4 + p, 8 + p, 12 + p
+//! ```
+//!
+//! The second is for devices that multiply four bytes at once: shifted by `2 p` bits and masked with `0x03030303`, a word
+//! of weights has those four columns in its bytes.
+
+use cubecl::prelude::*;
+
+use super::norm::rms_scale;
+use super::rows::{first_row, lane, largest, max_of, row_step, sum_of, total};
+
+/// Columns of a word.
+pub(super) const WORD: usize = 16;
+
+/// The nearest integer, halves to the even one: devices differ in what their own rounding does with a half.
+#[cube]
+fn round_ties_even<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    let floor = x.floor();
+    let above = x - floor;
+    let half = Vector::<f32, N>::new(0.5f32);
+    let one = Vector::<f32, N>::new(1f32);
+    let zero = Vector::<f32, N>::new(0f32);
+    let odd = floor - (floor * half).floor() * Vector::new(2f32);
+    let at_half = select_many(above.equal(&half), odd, zero);
+    floor + select_many(above.greater_than(&half), one, at_half)
+}
+
+/// [`round_ties_even`] of one value.
+#[cube]
+pub(super) fn round_one(x: f32) -> f32 {
+    round_ties_even::<Const<1>>(Vector::new(x)).extract(0usize)
+}
+
+#[cube]
+fn code_of<N: Size>(x: Vector<f32, N>, scale: f32) -> Vector<f32, N> {
+    let code = round_ties_even::<N>(x * Vector::new(scale));
+    min(max(code, Vector::new(-128f32)), Vector::new(127f32))
+}
+
+/// The value of vector `i` of a row that begins at vector `start`, normalized if there is a weight.
+#[cube]
+fn value<N: Size>(
+    x: &[Vector<f32, N>],
+    norm: &ComptimeOption<&[Vector<f32, N>]>,
+    scale: f32,
+    start: usize,
+    i: usize,
+) -> Vector<f32, N> {
+    let v = x[start + i];
+    #[comptime]
+    match norm {
+        ComptimeOption::Some(weight) => (v * Vector::new(scale)) * weight[i],
+        ComptimeOption::None => v,
+    }
+}
+
+/// Codes of each row of `x` (`width` vectors), after an RMSNorm if `norm` is its weight, and in `meta` the multiplier
+/// `127 / max(max|x|, 1e-5)` and the sum of the codes. `words` words of 16 columns are written, zeros after the last.
+/// Values that are not `rounded` are written as they are, with the multiplier one.
+#[cube(launch)]
+pub(super) fn quantize<N: Size>(
+    x: &[Vector<f32, N>],
+    norm: ComptimeOption<&[Vector<f32, N>]>,
+    codes: &mut [f32],
+    meta: &mut [f32],
+    width: usize,
+    words: usize,
+    eps: f32,
+    #[comptime] vector: usize,
+    #[comptime] units: usize,
+    #[comptime] rounded: bool,
+) {
+    let size = N::value();
+    for row in range_stepped(first_row(units), meta.len() / 2, row_step(units)) {
+        let start = row * width;
+        let mut scale = 1f32;
+        if comptime!(norm.is_some()) {
+            scale = rms_scale::<N>(x, start, width, eps, units);
+        }
+        let mut multiplier = 1f32;
+        if comptime!(rounded) {
+            let mut top = Vector::<f32, N>::new(0f32);
+            for i in range_stepped(lane(units), width, units.runtime()) {
+                top = max(top, value::<N>(x, &norm, scale, start, i).abs());
+            }
+            multiplier = 127f32 / max(largest(max_of(top), units), 0.00001f32);
+        }
+        let mut sums = Vector::<f32, N>::new(0f32);
+        let to = row * words * WORD;
+        for i in range_stepped(lane(units), width, units.runtime()) {
+            let mut code = value::<N>(x, &norm, scale, start, i);
+            if comptime!(rounded) {
+                code = code_of::<N>(code, multiplier);
+            }
+            sums += code;
+            #[unroll]
+            for e in 0..size {
+                let column = i * size + e;
+                let word = column / WORD;
+                codes[to + (word / vector * WORD + column % WORD) * vector + word % vector] = code.extract(e);
+            }
+        }
+        for column in range_stepped(width * size + lane(units), words * WORD, units.runtime()) {
+            let word = column / WORD;
+            codes[to + (word / vector * WORD + column % WORD) * vector + word % vector] = 0f32;
+        }
+        let sum = total(sum_of(sums), units);
+        if lane(units) == 0 {
+            meta[2 * row] = multiplier;
+            meta[2 * row + 1] = sum;
+        }
+    }
+}
+
+/// [`quantize`] with four codes in an integer.
+#[cube(launch)]
+pub(super) fn quantize_bytes<N: Size>(
+    x: &[Vector<f32, N>],
+    norm: ComptimeOption<&[Vector<f32, N>]>,
+    codes: &mut [i32],
+    meta: &mut [f32],
+    width: usize,
+    words: usize,
+    eps: f32,
+    #[comptime] vector: usize,
+    #[comptime] units: usize,
+) {
+    for row in range_stepped(first_row(units), meta.len() / 2, row_step(units)) {
+        let start = row * width;
+        let mut scale = 1f32;
+        if comptime!(norm.is_some()) {
+            scale = rms_scale::<N>(x, start, width, eps, units);
+        }
+        let mut top = Vector::<f32, N>::new(0f32);
+        for i in range_stepped(lane(units), width, units.runtime()) {
+            top = max(top, value::<N>(x, &norm, scale, start, i).abs());
+        }
+        let multiplier = 127f32 / max(largest(max_of(top), units), 0.00001f32);
+        let mut sum = 0f32;
+        for i in range_stepped(lane(units), words * 4, units.runtime()) {
+            let (word, plane) = (i / 4, i % 4);
+            let mut packed = 0u32;
+            #[unroll]
+            for b in 0..4usize {
+                let column = word * WORD + 4 * b + plane;
+                if column < width {
+                    let code = code_of::<N>(value::<N>(x, &norm, scale, start, column), multiplier).extract(0usize);
+                    sum += code;
+                    packed |= (u32::reinterpret(i32::cast_from(code)) & 255u32) << comptime!(8 * b as u32);
+                }
+            }
+            codes[(row * words + word / vector * vector) * 4 + plane * vector + word % vector] = i32::reinterpret(packed);
+        }
+        let sum = total(sum, units);
+        if lane(units) == 0 {
+            meta[2 * row] = multiplier;
+            meta[2 * row + 1] = sum;
+        }
+    }
+}

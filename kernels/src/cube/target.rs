@@ -1,0 +1,90 @@
+//! What a kernel's launch depends on in a device.
+
+use cubecl::prelude::*;
+
+/// How work is cut for a device.
+///
+/// On a GPU the units of a cube work side by side on one row of a matrix, and there are many cubes. CubeCL's CPU runtime
+/// has one thread a unit and runs the cubes one after the other, so there a unit takes whole rows by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// Threads, where the device is CubeCL's CPU runtime.
+    cores: Option<u32>,
+    /// The widest vector of 32-bit values that a unit should load.
+    pub vector: usize,
+    /// Whether the dot product of four bytes is one instruction.
+    pub dp4a: bool,
+    max_cubes: u32,
+}
+
+/// Units that share a row on a GPU.
+const SHARING: u32 = 128;
+
+/// Units of a cube on a GPU whose units work by themselves.
+const ALONE: u32 = 64;
+
+impl Target {
+    /// Of the device behind `client`.
+    pub fn of(client: &Client) -> Self {
+        let hardware = &client.properties().hardware;
+        let cores = hardware.num_cpu_cores.filter(|_| hardware.plane_size_max == 1);
+        let name = client.name();
+        Self {
+            cores,
+            vector: if cores.is_some() { 16 } else { 4 },
+            dp4a: name.contains("cuda") || name.contains("spirv"),
+            max_cubes: hardware.max_cube_count.0.min(65_535),
+        }
+    }
+
+    /// The device's own name, and what its kernels find there.
+    pub fn describe(&self, client: &Client) -> String {
+        let properties = client.properties();
+        let name = &properties.identity.name;
+        let has = |there: bool, what: &'static str| there.then_some(what);
+        let matmul = &properties.features.matmul;
+        let found = [
+            has(self.dp4a, "dp4a"),
+            has(!matmul.cmma.is_empty() || !matmul.mma.is_empty(), "matrix units"),
+            has(client.name().contains("cuda") || client.name().contains("hip"), "graph replay"),
+        ];
+        let found: Vec<_> = found.into_iter().flatten().collect();
+        let found = if found.is_empty() { String::new() } else { format!(", {}", found.join(", ")) };
+        format!("CubeCL {}, {name}{found}", client.name())
+    }
+
+    /// Whether a unit is a thread of a CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.cores.is_some()
+    }
+
+    /// Units that work on one row.
+    pub fn units_of_a_row(&self) -> usize {
+        if self.is_cpu() { 1 } else { SHARING as usize }
+    }
+
+    /// For kernels whose rows are worked on by [`Target::units_of_a_row`] units each.
+    pub fn rows(&self, rows: usize) -> (CubeCount, CubeDim) {
+        match self.cores {
+            Some(cores) => (CubeCount::new_single(), CubeDim::new_1d(cores)),
+            None => (CubeCount::new_1d(self.cubes(rows)), CubeDim::new_1d(SHARING)),
+        }
+    }
+
+    /// For kernels whose units work by themselves.
+    pub fn tasks(&self, tasks: usize) -> (CubeCount, CubeDim) {
+        match self.cores {
+            Some(cores) => (CubeCount::new_single(), CubeDim::new_1d(cores)),
+            None => (CubeCount::new_1d(self.cubes(tasks.div_ceil(ALONE as usize))), CubeDim::new_1d(ALONE)),
+        }
+    }
+
+    fn cubes(&self, wanted: usize) -> u32 {
+        u32::try_from(wanted.max(1)).unwrap_or(u32::MAX).min(self.max_cubes)
+    }
+
+    /// The widest vector that divides `len`.
+    pub fn vector_of(&self, len: usize) -> usize {
+        (0..=self.vector.ilog2()).rev().map(|bits| 1 << bits).find(|width| len.is_multiple_of(*width)).unwrap_or(1)
+    }
+}
