@@ -121,10 +121,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let before = predict(&trained, &Device::flex());
     report("trained", &trained, &before);
     for info in bitnet::model::devices()? {
-        let device = bitnet::model::device(info.kind.name())?;
+        let device = bitnet::model::device(&info.name)?;
         let packed = trained.pack(&device)?;
         let predicted = predict(&packed, &device);
-        report(info.kind.name(), &packed, &predicted);
+        report(&info.name, &packed, &predicted);
         assert_eq!(predicted, before, "packing changes no prediction");
     }
     Ok(())

@@ -90,8 +90,11 @@ impl DeviceKind {
             DeviceKind::Metal => Device::enumerate(burn::tensor::DeviceType::Metal).into_vec(),
             #[cfg(feature = "vulkan")]
             DeviceKind::Vulkan => Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec(),
-            #[cfg(feature = "webgpu")]
+            #[cfg(all(feature = "webgpu", target_family = "wasm"))]
             DeviceKind::WebGpu => Device::enumerate(burn::tensor::DeviceType::WebGpu).into_vec(),
+            // Outside a browser wgpu stands on what the system has: Vulkan, Metal or Direct3D.
+            #[cfg(all(feature = "webgpu", not(target_family = "wasm")))]
+            DeviceKind::WebGpu => Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec(),
             #[allow(unreachable_patterns)]
             _ => Vec::new(),
         }

@@ -13,9 +13,13 @@ fn open(name: &str) -> Checkpoint {
     format::open_with(moby(name), &OpenOptions::default()).unwrap()
 }
 
+/// The device that these tests run on, `BITNET_DEVICE` or the default.
+fn device_name() -> String {
+    std::env::var("BITNET_DEVICE").unwrap_or_else(|_| model::DeviceKind::default_name().to_string())
+}
+
 fn load(name: &str) -> LanguageModel {
-    let device = model::device(model::DeviceKind::default_name()).unwrap();
-    LanguageModel::load(&open(name), &device, None).unwrap()
+    LanguageModel::load(&open(name), &model::device(&device_name()).unwrap(), None).unwrap()
 }
 
 fn reference(folder: &str) -> Value {
@@ -186,7 +190,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
 
     let batch: Vec<i64> = ids.iter().chain(&ids).map(|id| i64::from(*id)).collect();
     let data = burn::tensor::TensorData::new(batch, [2, ids.len()]);
-    let device = model::device(model::DeviceKind::default_name()).unwrap();
+    let device = model::device(&device_name()).unwrap();
     let batch = transformer.forward(burn::tensor::Tensor::from_data(data, &device));
     let both: Vec<f32> = batch.into_data().try_to_vec().unwrap();
     assert_eq!(both, [all.clone(), all].concat());

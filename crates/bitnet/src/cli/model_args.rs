@@ -91,7 +91,7 @@ impl ModelArgs {
         if self.verbose {
             let kernels =
                 bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
-            let kernels = kernels.iter().find(|d| d.kind.name() == self.device).map(|d| d.kernels.clone());
+            let kernels = kernels.iter().find(|d| d.name == self.device).map(|d| d.kernels.clone());
             note(format_args!("device {}, kernels {}", self.device, kernels.unwrap_or_default()));
         }
         Ok(model)

@@ -54,11 +54,11 @@ impl Devices {
         let devices = bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
         let mut out = stdout().lock();
         if self.json {
-            let devices = devices.iter().map(|d| serde_json::json!({ "name": d.kind.name(), "kernels": d.kernels }));
+            let devices = devices.iter().map(|d| serde_json::json!({ "name": d.name, "kernels": d.kernels }));
             writeln!(out, "{}", devices.collect::<serde_json::Value>())?;
         } else {
             for device in devices {
-                writeln!(out, "{:8} {}", device.kind.name(), device.kernels)?;
+                writeln!(out, "{:8} {}", device.name, device.kernels)?;
             }
         }
         Ok(())
