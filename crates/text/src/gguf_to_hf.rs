@@ -1,10 +1,12 @@
 //! A GGUF vocabulary as the files of a Hugging Face folder.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     GgufVocabulary, TextError, chat,
-    gguf::{Kind, kinds},
+    gguf::{Kind, TOKENS, kinds},
     pre,
 };
 
@@ -25,7 +27,7 @@ impl GgufVocabulary {
     /// The same tokenizer as Hugging Face files, with the same ids. Ids of tokens that stand for nothing stay free.
     ///
     /// # Errors
-    /// When the vocabulary is no byte-level BPE, or malformed.
+    /// When the vocabulary is no byte-level BPE, or malformed, or a token has two ids, which such a file cannot say.
     pub fn to_hf(&self) -> Result<HfFiles, TextError> {
         if self.model != "gpt2" {
             return Err(TextError::gguf(
@@ -35,17 +37,19 @@ impl GgufVocabulary {
         }
         let pre = pre::resolve(self.pre.as_deref(), &self.tokens)?;
         let (mut vocab, mut added) = (Map::new(), Vec::new());
-        for ((id, token), kind) in self.tokens.iter().enumerate().zip(kinds(self)?).filter(|((_, t), _)| !t.is_empty())
-        {
-            match kind {
-                Kind::Normal | Kind::Byte => {
-                    vocab.insert(token.clone(), id.into());
-                }
-                Kind::Unused => {}
-                Kind::Control | Kind::Unknown | Kind::UserDefined => added.push(json!({
+        let mut ids = HashMap::with_capacity(self.tokens.len());
+        let tokens = self.tokens.iter().enumerate().zip(kinds(self)?);
+        for ((id, token), kind) in tokens.filter(|((_, token), kind)| !token.is_empty() && *kind != Kind::Unused) {
+            if let Some(first) = ids.insert(token, id) {
+                return Err(TextError::gguf(TOKENS, format!("token {token:?} has two ids, {first} and {id}")));
+            }
+            if matches!(kind, Kind::Normal | Kind::Byte) {
+                vocab.insert(token.clone(), id.into());
+            } else {
+                added.push(json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": kind != Kind::UserDefined,
-                })),
+                }));
             }
         }
         let spelled = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
@@ -133,6 +137,20 @@ mod tests {
                     original.chat_template().map(|template| template.source())
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_token_with_two_ids_is_refused() {
+        let mut gguf = NewTokenizer::bytes(false).gguf();
+        gguf.pre = Some("gpt-2".to_string());
+        for (kind, is_written) in [(3, false), (5, true)] {
+            gguf.tokens.push("a".to_string());
+            gguf.token_types.push(kind);
+            let files = gguf.to_hf();
+            assert_eq!(files.is_ok(), is_written, "{files:?}");
+            gguf.tokens.pop();
+            gguf.token_types.pop();
         }
     }
 
