@@ -19,6 +19,7 @@
 
 mod embedded;
 mod fetch;
+mod layouts;
 mod pretrained;
 
 pub use bitnet_engine as engine;
@@ -33,4 +34,5 @@ pub use bitnet_text as text;
 pub use bitnet_training as training;
 pub use embedded::{EMBEDDED, embedded};
 pub use fetch::{Observer, fetch};
+pub use layouts::{LayoutCheck, LayoutLoss, check_layouts};
 pub use pretrained::{BitNetModel, LoadOptions, Output, Stream, open};

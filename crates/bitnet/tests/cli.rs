@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use bitnet_fixtures::moby;
+use bitnet_ternary::Packing;
 use serde_json::Value;
 
 fn bitnet() -> Command {
@@ -344,4 +345,64 @@ fn models_that_are_not_whole_are_refused_by_name() {
         }));
         assert!(error.contains("model.safetensors"), "{length}: {error}");
     }
+}
+
+/// The I2_S fixture with its tensors in another order, as a broken build of bitnet.cpp would have written them.
+fn in_another_order(folder: &Path, packing: Packing) -> PathBuf {
+    let source = moby("i2_s.gguf");
+    let model = bitnet::format::open(&source).unwrap();
+    let mut bytes = std::fs::read(&source).unwrap();
+    for info in model.tensors().filter(|t| t.dtype.is_i2s()) {
+        let at = info.offset as usize..(info.offset + info.bytes) as usize;
+        let (rows, cols) = info.rows_cols();
+        let matrix = Packing::I2S.decode(&bytes[at.clone()], rows, cols).unwrap();
+        bytes[at].copy_from_slice(&packing.encode(&matrix).unwrap());
+    }
+    let path = folder.join(format!("{packing:?}.gguf"));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn the_layout_of_an_i2s_file_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut losses = Vec::new();
+    for (packing, name) in
+        [(Packing::I2S, "block128"), (Packing::I2SArm64, "block64"), (Packing::I2SFourRows, "four-rows")]
+    {
+        let file = in_another_order(folder.path(), packing);
+        let value = json(&["inspect", "--check", "-m", path(&file), "--json"]);
+        assert_eq!(value["flag"], format!("--i2s-layout {name}"), "{value}");
+        for entry in value["layouts"].as_array().unwrap() {
+            assert_eq!(entry["makes_sense"], entry["layout"] == name, "{value}");
+            losses.extend(entry["loss"].as_f64().filter(|_| entry["layout"] == name));
+        }
+        let text = stdout(&["inspect", "--check", "-m", path(&file)]);
+        assert!(text.lines().last().unwrap().contains(&format!("--i2s-layout {name}")), "{text}");
+    }
+    assert!(losses.iter().all(|loss| *loss == losses[0]), "the same model three times: {losses:?}");
+}
+
+#[test]
+fn a_model_that_makes_no_sense_is_told_from_one_without_layouts() {
+    let value = json(&["inspect", "--check", "--json"]);
+    assert_eq!((&value["makes_sense"], &value["flag"]), (&Value::Bool(true), &Value::Null));
+    assert_eq!(value["layouts"].as_array().unwrap().len(), 1);
+
+    // The rows of every matrix in one order and the columns in another: no layout undoes both.
+    let folder = tempfile::tempdir().unwrap();
+    let file = in_another_order(folder.path(), Packing::I2SArm64);
+    let model = bitnet::format::open(&file).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    for info in model.tensors().filter(|t| t.dtype.is_i2s()) {
+        let codes = info.offset as usize..(info.offset + info.bytes) as usize - 32;
+        bytes[codes].reverse();
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let output = run(&["inspect", "--check", "-m", path(&file), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["makes_sense"], &value["flag"]), (&Value::Bool(false), &Value::Null));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("no layout of I2_S") && error.lines().count() == 1, "{error}");
 }

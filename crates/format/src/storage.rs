@@ -93,6 +93,11 @@ impl StorageType {
         rows.checked_mul(row)
     }
 
+    /// Whether it is I2_S, in any of its layouts.
+    pub fn is_i2s(self) -> bool {
+        matches!(self, Self::Ternary(Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows))
+    }
+
     /// Whether [`Checkpoint::floats`](crate::Checkpoint::floats) can read it.
     pub fn is_readable_as_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64 | Self::Ternary(_))

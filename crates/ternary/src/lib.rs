@@ -4,6 +4,9 @@
 //! is ([`TernaryMatrix`]), how one is made from floats ([`quantize`]), how other programs store one ([`packing`]) and what
 //! multiplying by one must give, to the bit ([`mod@reference`]). It knows nothing of tensor libraries, files or devices.
 //!
+//! The pages of [`packing`] are also the written specification of each format: [I2_S](packing::i2s) in its three layouts, TQ1_0,
+//! TQ2_0, Q2_0, IQ1_BN, IQ2_BN and its four-row form, Hugging Face's packed bytes, and the canonical words.
+//!
 //! ```
 //! use bitnet_ternary::{Granularity, Packing, quantize, reference};
 //!

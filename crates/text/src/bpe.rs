@@ -30,6 +30,12 @@ impl BpeParts {
         {
             return Err(format!("merge \"{left} {right}\": the right half does not begin with {prefix:?}"));
         }
+        // The builder puts every product into a buffer that is as long as the longest token.
+        let longest = self.vocab.keys().map(String::len).max().unwrap_or_default();
+        if let Some((left, right)) = self.merges.iter().find(|(l, r)| l.len() + r.len() - prefix.len() > longest) {
+            let product = format!("{left}{}", &right[prefix.len()..]);
+            return Err(format!("merge `{left}` `{right}`: there is no token `{product}`"));
+        }
         if let Some(unk) = &self.unk_token
             && !self.vocab.contains_key(unk)
         {

@@ -54,7 +54,7 @@ pub struct GgufVocabulary {
     pub architecture: String,
 }
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

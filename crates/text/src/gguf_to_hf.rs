@@ -1,10 +1,12 @@
 //! A GGUF vocabulary as the files of a Hugging Face folder.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     GgufVocabulary, TextError, chat,
-    gguf::{Kind, kinds},
+    gguf::{Kind, TOKENS, kinds},
     pre,
 };
 
@@ -25,7 +27,8 @@ impl GgufVocabulary {
     /// The same tokenizer as Hugging Face files, with the same ids. Ids of tokens that stand for nothing stay free.
     ///
     /// # Errors
-    /// When the vocabulary is no byte-level BPE, or malformed.
+    /// When the vocabulary is no byte-level BPE, or malformed, or says what such a file cannot: that a token has two ids, or
+    /// that texts begin with one that stands for nothing.
     pub fn to_hf(&self) -> Result<HfFiles, TextError> {
         if self.model != "gpt2" {
             return Err(TextError::gguf(
@@ -35,21 +38,28 @@ impl GgufVocabulary {
         }
         let pre = pre::resolve(self.pre.as_deref(), &self.tokens)?;
         let (mut vocab, mut added) = (Map::new(), Vec::new());
-        for ((id, token), kind) in self.tokens.iter().enumerate().zip(kinds(self)?).filter(|((_, t), _)| !t.is_empty())
-        {
-            match kind {
-                Kind::Normal | Kind::Byte => {
-                    vocab.insert(token.clone(), id.into());
-                }
-                Kind::Unused => {}
-                Kind::Control | Kind::Unknown | Kind::UserDefined => added.push(json!({
+        let mut ids = HashMap::with_capacity(self.tokens.len());
+        let tokens = self.tokens.iter().enumerate().zip(kinds(self)?);
+        for ((id, token), kind) in tokens.filter(|((_, token), kind)| !token.is_empty() && *kind != Kind::Unused) {
+            if let Some(first) = ids.insert(token, id) {
+                return Err(TextError::gguf(TOKENS, format!("token {token:?} has two ids, {first} and {id}")));
+            }
+            if matches!(kind, Kind::Normal | Kind::Byte) {
+                vocab.insert(token.clone(), id.into());
+            } else {
+                added.push(json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": kind != Kind::UserDefined,
-                })),
+                }));
             }
         }
         let spelled = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
+        // Tokens that stand for nothing are not in the file, so it cannot name them.
+        let is_written = |id: Option<u32>| spelled(id).and_then(|token| ids.get(token)).map(|id| *id as u32) == id;
         let bos = spelled(self.bos).filter(|_| self.add_bos.unwrap_or(pre.add_bos));
+        if bos.is_some() && !is_written(self.bos) {
+            return Err(TextError::gguf("tokenizer.ggml.bos_token_id", "names a token that stands for nothing"));
+        }
         let byte_level =
             json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
         let file = json!({
@@ -70,7 +80,7 @@ impl GgufVocabulary {
         let mut tokenizer_config =
             json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
         for (key, id) in [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)] {
-            if let Some(token) = spelled(id) {
+            if let Some(token) = spelled(id).filter(|_| is_written(id)) {
                 tokenizer_config[key] = token.as_str().into();
             }
         }
@@ -134,6 +144,39 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_token_with_two_ids_is_refused() {
+        let mut gguf = NewTokenizer::bytes(false).gguf();
+        gguf.pre = Some("gpt-2".to_string());
+        for (kind, is_written) in [(3, false), (5, true)] {
+            gguf.tokens.push("a".to_string());
+            gguf.token_types.push(kind);
+            let files = gguf.to_hf();
+            assert_eq!(files.is_ok(), is_written, "{files:?}");
+            gguf.tokens.pop();
+            gguf.token_types.pop();
+        }
+    }
+
+    #[test]
+    fn a_token_that_stands_for_nothing_is_not_named() {
+        let mut gguf = GgufVocabulary { pre: Some("gpt-2".to_string()), ..NewTokenizer::bytes(false).gguf() };
+        gguf.eos = Some(gguf.tokens.len() as u32);
+        gguf.tokens.push("[PAD]".to_string());
+        gguf.token_types.push(5);
+        let files = gguf.to_hf().unwrap();
+        assert_eq!(files.tokenizer_config.get("eos_token"), None);
+        let back = HfTokenizer {
+            tokenizer_json: files.tokenizer_json.as_bytes(),
+            tokenizer_config: Some(&files.tokenizer_config),
+            ..HfTokenizer::default()
+        };
+        assert_eq!(Tokenizer::from_hf(back).unwrap().encode("ab", true).unwrap().len(), 2);
+        // Nor can it begin one in a tokenizer.json.
+        let begins = GgufVocabulary { bos: gguf.eos, add_bos: Some(true), ..gguf };
+        assert!(begins.to_hf().unwrap_err().to_string().contains("tokenizer.ggml.bos_token_id"));
     }
 
     #[test]

@@ -94,6 +94,8 @@ fn bad_merges() {
         ("a x", &["merges", "`x`"] as &[_]),
         ("y b", &["merges", "`y`"]),
         ("b a", &["merges", "`ba`"]),
+        // Longer than any token.
+        ("ab ab", &["merges", "`abab`"]),
         ("ab", &["merge 0", "two tokens"]),
         ("a ", &["merge 0", "two tokens"]),
         (" b", &["merge 0", "two tokens"]),

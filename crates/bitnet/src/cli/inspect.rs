@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::CliError;
+use super::check::check;
 use super::model_args::ModelArgs;
 use super::note::spelled_out;
 
@@ -19,6 +20,10 @@ const LONGEST_ARRAY: usize = 8;
 pub struct Inspect {
     #[command(flatten)]
     model: ModelArgs,
+
+    /// Run a short English text through the model instead, under each layout of I2_S, and say which one gives sense
+    #[arg(long)]
+    check: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -77,6 +82,9 @@ fn parameters(checkpoint: &Checkpoint, tensor: &TensorInfo) -> u64 {
 
 impl Inspect {
     pub fn run(self) -> Result<(), CliError> {
+        if self.check {
+            return check(&self.model, self.json);
+        }
         let checkpoint = self.model.open()?;
         let tokenizer = tokenizer_of(&checkpoint, self.model.tokenizer_json());
         let counts = Counts::of(&checkpoint);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod check;
 #[cfg(feature = "train")]
 mod distill;
 mod downloads;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
 use bitnet::model::{CacheFormat, WeightBits, pool};
-use bitnet::{BitNetModel, EMBEDDED, LoadOptions, SessionOptions};
+use bitnet::{BitNetModel, EMBEDDED, LayoutCheck, LoadOptions, SessionOptions};
 use clap::{Args, ValueEnum};
 
 use super::downloads::fetch_with_bar;
@@ -45,7 +45,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "ADAPTER")]
     lora: Option<PathBuf>,
 
-    /// Order of the codes in I2_S tensors, for files that a broken build has written
+    /// Order of the codes in I2_S tensors, for files that a broken build has written (`bitnet inspect --check` finds out)
     #[arg(long, value_enum, default_value_t = I2sArg::Block128)]
     i2s_layout: I2sArg,
 
@@ -72,6 +72,22 @@ enum I2sArg {
     FourRows,
 }
 
+impl I2sArg {
+    const fn layout(self) -> I2sLayout {
+        match self {
+            Self::Block128 => I2sLayout::Block128,
+            Self::Block64 => I2sLayout::Block64,
+            Self::FourRows => I2sLayout::FourRows,
+        }
+    }
+}
+
+/// What `--i2s-layout` calls a layout.
+pub fn layout_name(layout: I2sLayout) -> String {
+    let arg = I2sArg::value_variants().iter().find(|arg| arg.layout() == layout);
+    arg.and_then(ValueEnum::to_possible_value).map(|value| value.get_name().to_string()).unwrap_or_default()
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum ActivationArg {
     /// Squared ReLU: BitNet b1.58 2B-4T
@@ -95,6 +111,12 @@ impl ModelArgs {
             note(format_args!("device {}, kernels {}", self.device, kernels.unwrap_or_default()));
         }
         Ok(model)
+    }
+
+    /// Runs the model under each layout of I2_S; see [`bitnet::check_layouts`].
+    pub fn check_layouts(&self) -> Result<LayoutCheck, CliError> {
+        self.use_threads()?;
+        Ok(bitnet::check_layouts(&self.locate()?, &self.options())?)
     }
 
     /// Opens the model without loading it.
@@ -157,11 +179,7 @@ impl ModelArgs {
     }
 
     fn options(&self) -> LoadOptions {
-        let i2s_layout = match self.i2s_layout {
-            I2sArg::Block128 => I2sLayout::Block128,
-            I2sArg::Block64 => I2sLayout::Block64,
-            I2sArg::FourRows => I2sLayout::FourRows,
-        };
+        let i2s_layout = self.i2s_layout.layout();
         let activation = self.activation.map(|activation| match activation {
             ActivationArg::Relu2 => Activation::Relu2,
             ActivationArg::Silu => Activation::Silu,

@@ -143,12 +143,9 @@ fn rope_factors(blob: &Blob, info: &TensorInfo) -> Result<Vec<f32>, FormatError>
 /// Where the file contradicts itself without harm.
 fn notes(metadata: &gguf::Metadata, tensors: &[TensorInfo]) -> Vec<String> {
     const I2_S_FILE: u64 = 40;
-    let is_i2s = |t: &TensorInfo| {
-        matches!(t.dtype, StorageType::Ternary(Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows))
-    };
     let mut notes = Vec::new();
     let file_type = metadata.get("general.file_type").and_then(|v| v.as_u64());
-    if file_type == Some(I2_S_FILE) && !tensors.iter().any(is_i2s) {
+    if file_type == Some(I2_S_FILE) && !tensors.iter().any(|t| t.dtype.is_i2s()) {
         notes.push("general.file_type says I2_S (40), but no tensor is; types are taken from the tensors".to_string());
     }
     let is_float_linear = |t: &&TensorInfo| {

@@ -112,8 +112,7 @@ impl Checkpoint {
         let (rows, cols) = info.rows_cols();
         let matrix = packing.decode(self.stored_bytes(info), rows, cols).map_err(|e| self.bad_ternary(info, e))?;
         if let Scale::Tensor(scale) = matrix.scale() {
-            let is_i2s = matches!(packing, Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows);
-            if is_i2s && *scale >= LARGEST_I2S_SCALE {
+            if info.dtype.is_i2s() && *scale >= LARGEST_I2S_SCALE {
                 return Err(self.refuse(info, format!("has the scale {scale}, which no I2_S tensor has")));
             }
             if *scale == 0.0 && matrix.zero_fraction() < 1.0 {

@@ -25,6 +25,9 @@ pub enum I2sLayout {
 }
 
 impl I2sLayout {
+    /// Every layout, the one of files that are in order first.
+    pub const ALL: [Self; 3] = [Self::Block128, Self::Block64, Self::FourRows];
+
     fn packing(self) -> Packing {
         match self {
             Self::Block128 => Packing::I2S,

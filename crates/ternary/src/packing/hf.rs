@@ -22,6 +22,19 @@
 //!
 //!   0x80 = 10 00 00 00: column 0 of rows 6, 4, 2, 0 = +1 -1 -1 -1
 //! ```
+//!
+//! ```
+//! use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//!
+//! let t: Vec<i8> = (0..32).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(8, 4, &t, Scale::Tensor(1.0))?;
+//! let bytes = Packing::HfPacked.encode(&matrix)?;
+//! assert_eq!(bytes, [0x80, 0x01, 0x05, 0x15, 0x56, 0x5a, 0x6a, 0xa8]);
+//!
+//! let code = |row: usize, col: usize| bytes[row % 2 * 4 + col] >> (2 * (row / 2)) & 3;
+//! assert!((0..32).all(|i| code(i / 4, i % 4) as i8 - 1 == t[i]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 use crate::crumbs;
 use crate::fresh::zeroed_words;

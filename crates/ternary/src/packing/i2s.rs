@@ -1,44 +1,4 @@
-//! I2_S, the format of bitnet.cpp (GGUF tensor type 36), and the two layouts that share its name.
-//!
-//! A tensor of N rows and K columns is N * K / 4 bytes of codes, then one f32 scale (which multiplies), then 28 bytes
-//! that mean nothing: N * K / 4 + 32 in all.
-//!
-//! ```text
-//!   0                      N*K/4      +4                     +32
-//!   | codes ...              | f32 scale | 28 bytes of padding |
-//! ```
-//!
-//! # The layout of official files
-//!
-//! The flattened tensor is cut into blocks of 128 elements, 32 bytes each. A byte holds four elements that lie 32
-//! apart, the first of them in the *high* bits. Element `e` of a block is in byte `e % 32`, at bit `6 - 2 * (e / 32)`:
-//!
-//! ```text
-//!   bits       7:6      5:4      3:2      1:0
-//!   byte  0     0        32       64       96
-//!   byte  1     1        33       65       97
-//!    ...
-//!   byte 31     31       63       95       127
-//! ```
-//!
-//! Blocks take no notice of rows: if K is no multiple of 128, a row may begin in the middle of one. Nothing can be said
-//! of a tensor whose element count is no multiple of 128: the quantizer of bitnet.cpp leaves the last, partial block
-//! out of such a tensor, so its weights are lost, and the shape is refused here.
-//!
-//! Worked example, `t(0..128)`: the first eight bytes are `26 64 44 48 89 99 91 12`. The first is 00 10 01 10, the codes
-//! 0, 2, 1, 2 of elements 0, 32, 64 and 96.
-//!
-//! # Blocks of 64
-//!
-//! Files *quantized* by an ARM build of bitnet.cpp since November 2025 have blocks of 64 elements in 16 bytes, with
-//! elements 16 apart in a byte: byte `e % 16`, bit `6 - 2 * (e / 16)`. Nothing in a file tells the two apart, and the
-//! wrong choice permutes the columns within every 128, so the reader has to be told. `t(0..64)` begins
-//! `09 4a 42 52 90 94 a4 25`.
-//!
-//! # Four rows a byte
-//!
-//! x86 builds compiled without `ACT_PARALLEL` put four neighbouring rows of one column in a byte: byte
-//! `(n / 4) * K + k`, bit `6 - 2 * (n % 4)`. `t(0..16)` as 4 rows of 4 columns is `21 62 66 46`.
+#![doc = include_str!("../../docs/i2_s.md")]
 
 use super::Packing;
 use super::block_scale::read_f32;

@@ -18,6 +18,19 @@
 //! `t(0..64)` is `60 a1 81 85 06 16 1a 58 68 60 a1 81 85 06 16 1a`; the first byte is 01 10 00 00, the codes 1, 2, 0, 0 of
 //! elements 48, 32, 16 and 0.
 //!
+//! ```
+//! # use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//! let t: Vec<i8> = (0..128).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 128, &t, Scale::Tensor(0.5))?;
+//! let bytes = Packing::Iq2Bn.encode(&matrix)?;
+//! assert_eq!(bytes[..4], 0.5f32.to_le_bytes());
+//! assert_eq!(bytes[4..12], [0x60, 0xa1, 0x81, 0x85, 0x06, 0x16, 0x1a, 0x58]);
+//!
+//! let code = |col: usize| bytes[4 + col / 64 * 16 + col % 16] >> (2 * (col % 64 / 16)) & 3;
+//! assert!((0..128).all(|col| code(col) as i8 - 1 == t[col]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
+//!
 //! # IQ2_BN_R4
 //!
 //! Four rows together (the rows have to be a multiple of 4): their four f32 scales, then for each 64 columns 64 bytes.
@@ -30,6 +43,22 @@
 //!                      | row 0 | 1 | 2 | 3 |             bits     7:6  5:4  3:2  1:0
 //!                                                        byte 0    12   8    4    0
 //!                                                        byte 3    15   11   7    3
+//! ```
+//!
+//! `t(0..256)` as 4 rows of 64 begins `48 89 99 91 89 99 91 12`, behind the scales; the first byte is 01 00 10 00, the codes
+//! 1, 0, 2, 0 of columns 12, 8, 4 and 0 of row 0, the fifth is of row 1.
+//!
+//! ```
+//! # use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//! let t: Vec<i8> = (0..256).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(4, 64, &t, Scale::Row(vec![0.5, 1.0, 2.0, 4.0]))?;
+//! let bytes = Packing::Iq2BnR4.encode(&matrix)?;
+//! assert_eq!(bytes[..16], [0.5f32, 1.0, 2.0, 4.0].map(f32::to_le_bytes).concat());
+//! assert_eq!(bytes[16..24], [0x48, 0x89, 0x99, 0x91, 0x89, 0x99, 0x91, 0x12]);
+//!
+//! let code = |k: usize, c: usize| bytes[16 + 16 * (c / 16) + 4 * k + c % 4] >> (2 * (c % 16 / 4)) & 3;
+//! assert!((0..256).all(|i| code(i / 64, i % 64) as i8 - 1 == t[i]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
 //! ```
 //!
 //! # IQ1_BN
@@ -45,6 +74,24 @@
 //!
 //! `t(0..64)` is `d4 09 f2 72 54 7c 09 f2 58 54 7c 1c 12`. Zeros are twelve `80` and `2b`. A byte that is not the code of
 //! any trits (of any four, for the last) is refused.
+//!
+//! ```
+//! # use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//! let t: Vec<i8> = (0..64).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 64, &t, Scale::Tensor(0.5))?;
+//! let bytes = Packing::Iq1Bn.encode(&matrix)?;
+//! assert_eq!(bytes[..2], [0x00, 0x38]);
+//! assert_eq!(bytes[2..], [0xd4, 0x09, 0xf2, 0x72, 0x54, 0x7c, 0x09, 0xf2, 0x58, 0x54, 0x7c, 0x1c, 0x12]);
+//!
+//! // The digits of a byte come out at its top as in TQ1_0, the last first.
+//! let digit = |byte: u8, n: u32| (u16::from(byte.wrapping_mul(3u8.pow(4 - n))) * 3 >> 8) as i8;
+//! let code = |j: usize| match j % 16 {
+//!     15 => digit(bytes[2 + 12], j as u32 / 16),
+//!     i => digit(bytes[2 + j / 16 * 3 + i / 5], i as u32 % 5),
+//! };
+//! assert!((0..64).all(|j| code(j) - 1 == t[j]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 use super::Packing;
 use super::base3::{self, Digits, LEAST_FIRST};

@@ -1,18 +1,49 @@
-//! How other programs store ternary matrices, byte for byte.
+//! How other programs store ternary matrices, byte for byte: a specification of each format, with pictures and worked bytes
+//! that are run as tests.
 //!
-//! | packing | where it is found | bits a trit | scales |
-//! |---|---|---|---|
-//! | [`HfPacked`](Packing::HfPacked) | Hugging Face safetensors, dtype U8 | 2 | a tensor of their own |
-//! | [`I2S`](Packing::I2S) and variants | bitnet.cpp GGUF, type 36 | 2 | one f32 at the end |
-//! | [`Tq1_0`](Packing::Tq1_0) | llama.cpp GGUF, type 34 | 1.69 | f16 every 256 |
-//! | [`Tq2_0`](Packing::Tq2_0) | llama.cpp GGUF, type 35 | 2.06 | f16 every 256 |
-//! | [`Q2_0`](Packing::Q2_0) | llama.cpp GGUF, type 42 (64); PrismML (128) | 2.25, 2.125 | f16 every 64 or 128 |
-//! | [`Iq2Bn`](Packing::Iq2Bn), [`Iq2BnR4`](Packing::Iq2BnR4) | ik_llama.cpp GGUF, types 135, 335 | 2 | f32 a row |
-//! | [`Iq1Bn`](Packing::Iq1Bn) | ik_llama.cpp GGUF, type 134 | 1.62 | f16 a row |
+//! | packing | where it is found | a block | bits a trit | scales | shapes that it holds |
+//! |---|---|---|---|---|---|
+//! | [canonical words](#the-canonical-words) | memory, checkpoints of this project | 16 in a `u32` | 2 | apart | all |
+//! | [`HfPacked`](Packing::HfPacked) | Hugging Face safetensors, dtype U8 | 4 rows in a byte | 2 | a tensor of their own | all |
+//! | [`I2S`](Packing::I2S) | bitnet.cpp GGUF, type 36 | 128 in 32 bytes | 2 | one f32 at the end | 128 divides N * K |
+//! | [`I2SArm64`](Packing::I2SArm64) | the same type, Arm builds since 2025-11 | 64 in 16 bytes | 2 | the same | 64 divides N * K |
+//! | [`I2SFourRows`](Packing::I2SFourRows) | the same type, x86 without `ACT_PARALLEL` | 4 rows in a byte | 2 | the same | 4 divides N |
+//! | [`Tq1_0`](Packing::Tq1_0) | llama.cpp GGUF, type 34 | 256 in 54 bytes | 1.69 | f16 a block | 256 divides K |
+//! | [`Tq2_0`](Packing::Tq2_0) | llama.cpp GGUF, type 35 | 256 in 66 bytes | 2.06 | f16 a block | 256 divides K |
+//! | [`Q2_0`](Packing::Q2_0) | llama.cpp GGUF, type 42 | 64 in 18 bytes | 2.25 | f16 a block | 64 divides K |
+//! | | PrismML GGUF, types 42 and 142 | 128 in 34 bytes | 2.13 | f16 a block | 128 divides K |
+//! | [`Iq2Bn`](Packing::Iq2Bn) | ik_llama.cpp GGUF, type 135 | 64 in 16 bytes | 2 | f32 a row | 64 divides K |
+//! | [`Iq2BnR4`](Packing::Iq2BnR4) | ik_llama.cpp GGUF, type 335 | 4 rows of 64 in 64 bytes | 2 | f32 a row | and 4 divides N |
+//! | [`Iq1Bn`](Packing::Iq1Bn) | ik_llama.cpp GGUF, type 134 | 64 in 13 bytes | 1.63 | f16 a row | 64 divides K |
 //!
-//! The page of each module says where every element lies. Worked bytes are of the pattern
-//! `t(i) = ((i*i + i/3) mod 3) - 1`, with the division an integer one, which begins
-//! -1 0 0 0 1 1 1 -1 -1 -1 0 0 0 1 1 1. Multi-byte numbers are little-endian. A two-bit code is the trit plus one.
+//! The pages: [`hf`], [`i2s`] (all three of its layouts), [`tq1_0`], [`tq2_0`], [`q2_0`], [`iq_bn`]. What they have in common:
+//!
+//! - A matrix has N rows (output features) and K columns (input features). *Element* `e` is row `e / K`, column `e % K`.
+//! - A trit is -1, 0 or +1, its *code* the trit plus one. Code 3 means nothing, and every reader here refuses it.
+//! - Scales multiply: weight = scale * trit.
+//! - Numbers of several bytes are little-endian. Bits are counted from the low end; "bits 7:6" are the two high ones.
+//! - Worked bytes are of the pattern `t(i) = ((i*i + i/3) mod 3) - 1`, with the division an integer one, which begins
+//!   -1 0 0 0 1 1 1 -1 -1 and repeats: 9 divides no block, so a reader with another order sees something else.
+//!
+//! # The canonical words
+//!
+//! What every packing is decoded to, what kernels are given, and what this project's own checkpoints hold: `u32`s of 16
+//! neighbours of a row, the first in the low bits. Each row begins with a new word and is filled up with code 1 (trit 0).
+//!
+//! ```text
+//!   bits        31:30 ...  7:6   5:4   3:2   1:0        t(0..16)
+//!   column       15   ...   3     2     1     0          codes  0 1 1 1  2 2 2 0  0 0 1 1  1 2 2 2
+//!                                                        bytes    54       2a       50       a9
+//! ```
+//!
+//! ```
+//! use bitnet_ternary::{Scale, TernaryMatrix};
+//!
+//! let t: Vec<i8> = (0..18).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 18, &t, Scale::Tensor(1.0))?;
+//! assert_eq!(matrix.words(), [0xa950_2a54, 0x5555_5550]);
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 mod base3;
 mod block_scale;

@@ -14,6 +14,21 @@
 //!
 //! Worked example, the codes of `t(0..64)`: `54 2a 50 a9 40 a5 02 95 0a 54 2a 50 a9 40 a5 02`. The first byte is
 //! 01 01 01 00, the codes 1, 1, 1, 0 of elements 3, 2, 1 and 0.
+//!
+//! ```
+//! use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//!
+//! let t: Vec<i8> = (0..128).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 128, &t, Scale::Tensor(0.5))?;
+//! for group in [64, 128] {
+//!     let bytes = Packing::Q2_0 { group }.encode(&matrix)?;
+//!     assert_eq!(bytes[..8], [0x00, 0x38, 0x54, 0x2a, 0x50, 0xa9, 0x40, 0xa5]);
+//!
+//!     let code = |e: usize| bytes[e / group * (2 + group / 4) + 2 + e % group / 4] >> (2 * (e % 4)) & 3;
+//!     assert!((0..128).all(|e| code(e) as i8 - 1 == t[e]));
+//! }
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 use super::Packing;
 use super::block_scale::{self, BlockScales, f16_bytes, read_f16};

@@ -17,6 +17,27 @@
 //!
 //! Worked example, `0.5 * t(0..256)`: `4a 99 61 6b c3 de cb 23 41 4a 99 61 6b c3 de cb ... db 33 20 3d 00 38`. Elements 0,
 //! 32, 64, 96 and 128 are -1 +1 0 +1 0: v = 81*0 + 27*2 + 9*1 + 3*2 + 1 = 70, and ceil(256 * 70 / 243) = 74 = 0x4a.
+//!
+//! A reader needs neither a table nor a division: multiplying the byte by 3 pushes the first digit out at its top.
+//!
+//! ```
+//! use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//!
+//! let t: Vec<i8> = (0..256).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 256, &t, Scale::Tensor(0.5))?;
+//! let bytes = Packing::Tq1_0.encode(&matrix)?;
+//! assert_eq!(bytes[..8], [0x4a, 0x99, 0x61, 0x6b, 0xc3, 0xde, 0xcb, 0x23]);
+//! assert_eq!(bytes[48..], [0xdb, 0x33, 0x20, 0x3d, 0x00, 0x38]);
+//!
+//! let digit = |byte: u8, n: u32| (u16::from(byte.wrapping_mul(3u8.pow(n))) * 3 >> 8) as i8;
+//! let code = |e: usize| match e {
+//!     0..160 => digit(bytes[e % 32], e as u32 / 32),
+//!     160..240 => digit(bytes[32 + e % 16], (e as u32 - 160) / 16),
+//!     _ => digit(bytes[48 + e % 4], (e as u32 - 240) / 4),
+//! };
+//! assert!((0..256).all(|e| code(e) - 1 == t[e]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 use super::Packing;
 use super::base3::{self, Digits, MOST_FIRST};

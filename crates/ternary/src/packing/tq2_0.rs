@@ -17,6 +17,20 @@
 //!
 //! Worked example, `0.5 * t(0..256)`: `98 19 11 21 62 66 46 84 88 98 19 11 21 62 66 46 ... 21 62 66 46 00 38`. The first
 //! byte is 10 01 10 00, the codes 2, 1, 2, 0 of elements 96, 64, 32 and 0; the last two are 0.5 as f16.
+//!
+//! ```
+//! use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+//!
+//! let t: Vec<i8> = (0..256).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
+//! let matrix = TernaryMatrix::from_trits(1, 256, &t, Scale::Tensor(0.5))?;
+//! let bytes = Packing::Tq2_0.encode(&matrix)?;
+//! assert_eq!(bytes[..8], [0x98, 0x19, 0x11, 0x21, 0x62, 0x66, 0x46, 0x84]);
+//! assert_eq!(bytes[60..], [0x21, 0x62, 0x66, 0x46, 0x00, 0x38]);
+//!
+//! let code = |e: usize| bytes[32 * (e / 128) + e % 32] >> (2 * (e % 128 / 32)) & 3;
+//! assert!((0..256).all(|e| code(e) as i8 - 1 == t[e]));
+//! # Ok::<(), bitnet_ternary::TernaryError>(())
+//! ```
 
 use super::Packing;
 use super::block_scale::{self, BlockScales, f16_bytes, read_f16};
