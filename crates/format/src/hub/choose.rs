@@ -23,14 +23,17 @@ pub(super) enum Weights {
     },
 }
 
-/// Configuration and tokenizer, in the folder of the weights.
-const BESIDE: [&str; 6] = [
+/// Configuration, tokenizer, and what is done with an embedding model's hidden states, in the folder of the weights.
+const BESIDE: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
 ];
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
