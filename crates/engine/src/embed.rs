@@ -54,6 +54,7 @@ pub struct Embedder<'m> {
     end: Option<u32>,
     prompt: String,
     truncate: bool,
+    is_guess: bool,
 }
 
 impl LanguageModel {
@@ -78,6 +79,7 @@ impl LanguageModel {
             end: own.and_then(|own| own.end).filter(|_| pooling == Pooling::Last),
             prompt: prompt(&options.prompt, own)?,
             truncate: options.truncate,
+            is_guess: options.pooling.is_none() && own.is_some_and(|own| own.is_guess),
         })
     }
 }
@@ -102,6 +104,12 @@ impl Embedder<'_> {
     /// How the hidden states become one vector.
     pub fn pooling(&self) -> Pooling {
         self.pooling
+    }
+
+    /// Whether nobody said how to pool, neither the checkpoint nor the options, and the last token was taken because the model
+    /// has no head.
+    pub fn is_guess(&self) -> bool {
+        self.is_guess
     }
 
     /// The vectors of some texts, in their order.

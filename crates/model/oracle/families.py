@@ -19,7 +19,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers.integrations import bitnet
 
 import tokenizers_of
@@ -33,12 +33,13 @@ class Family:
     """A model class, its sizes, and how its tensors are stored.
 
     storage: `packed` (trits in uint8 with a scale), `masters` (floats that the layers quantize), `row` or `group` (floats
-    that are trits times a scale).
+    that are trits times a scale). publish changes transformers' names to those of the family; embeds is the tokenizer of an
+    embedding model.
     """
 
-    def __init__(self, config, storage, dtype=torch.bfloat16, quantization=None, publish=None, embeds=None, tokens=TOKENS):
+    def __init__(self, config, storage, dtype=torch.bfloat16, quantization=None, publish=None, embeds=None):
         self.config, self.storage, self.dtype, self.quantization = config, storage, dtype, quantization
-        self.publish, self.embeds, self.tokens = publish, embeds, tokens
+        self.publish, self.embeds = publish, embeds
 
 
 # What the small models have in common.
@@ -278,7 +279,7 @@ def attempt(family, seed, folder):
     tensors, config = random_tensors(family, seed), config_of(family)
     write(folder, tensors, config)
     model = load(folder, family)
-    ids = torch.randint(3, 100, (family.tokens,)).tolist()
+    ids = torch.randint(3, 100, (TOKENS,)).tolist()
     with torch.inference_mode(), watched() as margins:
         said, computed = run(model, ids)
         if family.embeds:

@@ -85,6 +85,12 @@ impl Embed {
             }
             other => other.into(),
         })?;
+        if embedder.is_guess() {
+            super::note(format_args!(
+                "warning: {} does not say how it pools: taking the last token's state (--pooling says otherwise)",
+                self.model.model
+            ));
+        }
         let ids = texts.iter().enumerate().map(|(index, text)| embedder.tokens(index, text));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
         let bar = ProgressBar::new(ids.len() as u64).with_style(

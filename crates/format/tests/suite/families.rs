@@ -26,9 +26,8 @@ fn linears(config: &ModelConfig) -> Vec<(String, usize, usize)> {
         ("mlp.up_proj", inner, hidden),
         ("mlp.down_proj", hidden, inner),
     ];
-    let layers = (0..config.num_layers).flat_map(|layer| {
-        parts.map(|(part, rows, cols)| (format!("model.layers.{layer}.{part}"), rows, cols))
-    });
+    let layers = (0..config.num_layers)
+        .flat_map(|layer| parts.map(|(part, rows, cols)| (format!("model.layers.{layer}.{part}"), rows, cols)));
     layers.collect()
 }
 
