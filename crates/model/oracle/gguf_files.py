@@ -120,6 +120,9 @@ def vocabulary(tokenizer, config):
     special = {token["content"] for token in tokenizer["added_tokens"]}
     merges = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
     kinds = [3 if t in special else 6 if t.startswith("<0x") else 1 for t in tokens]
+    # A token for each row of the embedding, as programs want it.
+    padding = [f"[PAD{id}]" for id in range(len(tokens), config["vocab_size"])]
+    tokens, kinds = tokens + padding, kinds + [5] * len(padding)
     keys = {}
     if "▁" in tokens:
         # SentencePiece merges the pair of the highest score first.

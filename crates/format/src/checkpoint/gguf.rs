@@ -8,7 +8,7 @@ use crate::blob::{Blob, Folder};
 use crate::config::{TensorFacts, architecture, from_gguf, has_interleaved_rope};
 use crate::names::{ROPE_FREQS, gguf_to_hf, is_two_sided, two_sided_gguf_to_hf};
 use crate::tokenizer::HfFiles;
-use crate::{FormatError, StorageType, TensorInfo, gguf};
+use crate::{FormatError, ModelConfig, StorageType, TensorInfo, gguf};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -74,7 +74,8 @@ pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Re
             info.interleaved_heads = Some(heads);
         }
     }
-    let notes = notes(&metadata, &tensors);
+    let mut notes = notes(&metadata, &tensors);
+    notes.extend(doubtful_pooling(&metadata, &config, &tensors));
     Parts {
         container: Container::Gguf,
         files,
@@ -142,6 +143,21 @@ fn rope_factors(blob: &Blob, info: &TensorInfo) -> Result<Vec<f32>, FormatError>
     let offset = info.offset as usize;
     let bytes = &blob.bytes()[offset..offset + info.bytes as usize];
     Ok(bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect())
+}
+
+/// The embedding models with a norm before each linear are trained on the last token; their converter writes the mean when it
+/// does not find the file that says so.
+fn doubtful_pooling(metadata: &gguf::Metadata, config: &ModelConfig, tensors: &[TensorInfo]) -> Option<String> {
+    const MEAN: u64 = 1;
+    let key = format!("{}.pooling_type", config.architecture);
+    let is_mean = metadata.get(&key).and_then(|v| v.as_u64()) == Some(MEAN);
+    let has_linear_norms = tensors.iter().any(|t| t.name.ends_with("_proj.norm.weight"));
+    (is_mean && has_linear_norms).then(|| {
+        format!(
+            "{key} says the mean, which converters also write where they do not know: models like this one take the last \
+             token's state (pooling `last`)"
+        )
+    })
 }
 
 /// Where the file contradicts itself without harm.

@@ -87,6 +87,12 @@ fn poolings() {
     assert_eq!(pooling(1).unwrap().unwrap().pooling, Pooling::Mean);
     assert_eq!(pooling(3).unwrap().unwrap().pooling, Pooling::Last);
     assert_says(pooling(2), &["model.gguf", "qwen3.pooling_type", "2"]);
+    let noted = |tensors: &[GgufTensor<'_>]| {
+        let model = open("qwen3", &[("A.pooling_type", Some(1u32.into()))], tensors).unwrap();
+        model.notes().iter().any(|note| note.contains("qwen3.pooling_type"))
+    };
+    let norm = ("blk.0.attn_q_norm_in.weight", StorageType::F32, vec![256], f32_bytes(&[1.0; 256]));
+    assert!(noted(&[norm]) && !noted(&[]));
     let end = |adds: Option<bool>| {
         let keys = [
             ("A.pooling_type", Some(3u32.into())),
