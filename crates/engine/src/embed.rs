@@ -121,8 +121,8 @@ impl Embedder<'_> {
         self.embed_ids(&texts.collect::<Result<Vec<_>, _>>()?, |_, _| {})
     }
 
-    /// The tokens that the model sees of a text: the prompt and the text, what the tokenizer puts around them, and the token
-    /// that has to end a text if it does not end it already. Spellings of special tokens become those tokens. `index` is the
+    /// The tokens that the model sees of a text: the prompt and the text, what the tokenizer puts around them, and, if it puts
+    /// nothing after them, the token that has to end a text. Spellings of special tokens become those tokens. `index` is the
     /// text's place among others, for errors.
     ///
     /// # Errors
@@ -130,21 +130,21 @@ impl Embedder<'_> {
     pub fn tokens(&self, index: usize, text: &str) -> Result<Vec<u32>, EngineError> {
         let tokenizer = self.model.tokenizer();
         let mut ids = tokenizer.encode(&format!("{}{text}", self.prompt), true)?;
-        let end = self.end.filter(|_| !ids.last().is_some_and(|last| tokenizer.is_special(*last) && ids.len() > 1));
-        let limit = self.model.transformer().config().context_length;
-        let room = limit - usize::from(end.is_some());
-        if ids.len() > room {
+        let after = match tokenizer.after_text() {
+            [] => self.end.as_slice(),
+            after => {
+                ids.truncate(ids.len() - after.len());
+                after
+            }
+        };
+        let (tokens, limit) = (ids.len() + after.len(), self.model.transformer().config().context_length);
+        if tokens > limit {
             if !self.truncate {
-                return Err(EngineError::LongText { index, tokens: ids.len() + limit - room, limit });
+                return Err(EngineError::LongText { index, tokens, limit });
             }
-            // The last token of a text that ends by itself still ends it.
-            let last = ids.last().copied().filter(|last| end.is_none() && tokenizer.is_special(*last));
-            ids.truncate(room);
-            if let (Some(last), Some(place)) = (last, ids.last_mut()) {
-                *place = last;
-            }
+            ids.truncate(limit.saturating_sub(after.len()));
         }
-        ids.extend(end);
+        ids.extend_from_slice(after);
         if ids.is_empty() {
             return Err(EngineError::EmptyText { index });
         }

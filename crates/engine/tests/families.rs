@@ -140,7 +140,7 @@ fn a_batch_changes_no_bit_of_a_vector() {
         let texts = ["", "a", "the whale and the sea", "so", &long, "the ship, the ship and the whale", "a"];
         let together = embedder.embed(&texts).unwrap();
         for (text, vector) in texts.iter().zip(&together) {
-            assert_eq!(embedder.embed(&[text]).unwrap(), [vector.clone()], "{name}: {text:?}");
+            assert_eq!(&embedder.embed(&[text]).unwrap()[0], vector, "{name}: {text:?}");
         }
         assert_eq!(together[1], together[6]);
         let length = together[2].values.iter().map(|x| x * x).sum::<f32>();
@@ -184,4 +184,35 @@ fn a_language_model_is_made_one_for_embeddings_only_when_told() {
         let error = embedder.embed(&["the whale", ""]).unwrap_err().to_string();
         assert_eq!(error, "text 1 is empty", "this tokenizer puts nothing around a text");
     }
+}
+
+#[test]
+fn a_text_that_its_tokenizer_ends_is_not_ended_twice() {
+    let (place, source) = (tempfile::tempdir().unwrap(), family("embedding-qwen3"));
+    for file in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        std::fs::copy(source.join(file), place.path().join(file)).unwrap();
+    }
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(source.join("tokenizer.json")).unwrap()).unwrap();
+    let end = serde_json::json!({"SpecialToken": {"id": "<|im_end|>", "type_id": 0}});
+    tokenizer["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, end], "pair": [],
+        "special_tokens": {"<|im_end|>": {"id": "<|im_end|>", "ids": [1], "tokens": ["<|im_end|>"]}},
+    });
+    std::fs::write(place.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let (own, changed) = (load(&source), load(place.path()));
+    let ids = |model: &LanguageModel, text: &str| {
+        let options = EmbeddingOptions { truncate: true, ..Default::default() };
+        model.embedder(&options).unwrap().tokens(0, text).unwrap()
+    };
+    let long = "a".repeat(1000);
+    for text in ["the whale", "", &long] {
+        let (own, changed) = (ids(&own, text), ids(&changed, text));
+        let ends = [own.last(), changed.last()].map(|id| *id.unwrap());
+        assert_eq!((ends, own.len()), ([0, 1], changed.len()));
+        assert_eq!(own[..own.len() - 1], changed[..own.len() - 1]);
+    }
+    // Nothing in that folder says how to pool, and its class has no head.
+    assert!(changed.embedder(&EmbeddingOptions::default()).unwrap().is_guess());
+    assert!(!own.embedder(&EmbeddingOptions::default()).unwrap().is_guess());
 }
