@@ -8,7 +8,8 @@ use bitnet_format::{Adapter, Checkpoint};
 use bitnet_model::{ModelError, WeightBits};
 
 use crate::{
-    EMBEDDED, Error, FinishReason, GenerationConfig, LanguageModel, Session, SessionOptions, Timing, embedded, fetch,
+    EMBEDDED, Embedding, EmbeddingOptions, Error, FinishReason, GenerationConfig, LanguageModel, Session,
+    SessionOptions, Timing, embedded, fetch,
 };
 
 /// How to open a model.
@@ -137,6 +138,14 @@ impl BitNetModel {
     /// As [`BitNetModel::stream`].
     pub fn generate(&self, prompt: &str, config: &GenerationConfig) -> Result<Output, Error> {
         Output::of(self.encode(prompt)?, |prompt| self.stream_ids(prompt, config), |_| Ok(()))
+    }
+
+    /// The vectors of some texts, in their order; see [`LanguageModel::embedder`].
+    ///
+    /// # Errors
+    /// When the model is not one for embeddings and `options` does not make it one, or a text is empty or too long.
+    pub fn embed<T: AsRef<str>>(&self, texts: &[T], options: &EmbeddingOptions) -> Result<Vec<Embedding>, Error> {
+        self.language_model.embedder(options)?.embed(texts)
     }
 
     /// The tokens of a prompt, with the beginning-of-text token if the model has one.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use bitnet_fixtures::moby;
+use bitnet_fixtures::{FAMILIES, Reference, families_tokenizer, family, moby};
 use bitnet_ternary::Packing;
 use serde_json::Value;
 
@@ -77,6 +77,91 @@ fn a_seed_gives_one_text_whatever_runs_it() {
     }
     assert_eq!(ids(bitnet().args(args).args(["--weights", "1.6bit"])), expected, "1.6-bit weights");
     assert_ne!(seeded("43", bitnet().args(args)), expected);
+}
+
+/// Greedy tokens of a family, or vectors if it makes some.
+fn output_of_family(name: &str, isa: Option<&str>, more: &[&str]) -> Vec<Value> {
+    let path = match FAMILIES.contains(&name) {
+        true => family(name),
+        false => family(name).join("model.gguf"),
+    };
+    let mut command = bitnet();
+    match name.starts_with("embedding") {
+        true => command.args(["embed", "the whale", "a ship and the sea, and the white whale", "--json"]),
+        false => command.args(["generate", "the whale", "-n", "12", "--temperature", "0", "--ignore-eos", "--json"]),
+    };
+    if path.is_dir() && !path.join("tokenizer.json").exists() {
+        command.arg("--tokenizer").arg(families_tokenizer());
+    }
+    command.envs(isa.map(|isa| ("BITNET_ISA", isa)));
+    let output = command.arg("--model").arg(path).args(more).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let values = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    values.map(|value| value.get("ids").unwrap_or(&value["embedding"]).clone()).collect()
+}
+
+#[test]
+fn every_family_gives_the_same_on_every_instruction_set_and_device() {
+    for name in FAMILIES.into_iter().chain(["bonsai-g64", "bonsai-g128"]) {
+        let expected = output_of_family(name, None, &[]);
+        assert!(expected.iter().all(|values| values.as_array().unwrap().len() >= 12), "{name}");
+        for isa in bitnet::model::Isa::available() {
+            assert_eq!(output_of_family(name, Some(isa.name()), &[]), expected, "{name}, {isa}");
+        }
+        for device in bitnet::model::devices().unwrap() {
+            let device = device.kind.name();
+            let found = output_of_family(name, None, &["--device", device]);
+            if name == "embedding-gemma3" {
+                // Its windows and its GELU are Burn's own operations, which differ in the last places.
+                let floats = |values: Value| serde_json::from_value::<Vec<f32>>(values).unwrap();
+                for (found, expected) in found.into_iter().map(floats).zip(expected.clone().into_iter().map(floats)) {
+                    assert!(bitnet_fixtures::difference(&found, &expected) < 3e-6, "{name}, {device}");
+                }
+            } else {
+                assert_eq!(found, expected, "{name}, {device}");
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_prints_a_vector_a_line_for_scripts_and_similarities_for_people() {
+    let model = family("embedding-qwen3");
+    let reference = Reference::of("embedding-qwen3");
+    let expected = reference.vectors("last");
+    let texts: Vec<&str> = reference.texts.iter().map(|(text, _)| text.as_str()).collect();
+    let args = [&["embed", "-m", path(&model), "--json"], &texts[..]].concat();
+    let lines: Vec<Value> = stdout(&args).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), texts.len());
+    for (index, (line, expected)) in lines.iter().zip(expected.chunks_exact(expected.len() / texts.len())).enumerate() {
+        assert_eq!((&line["index"], &line["tokens"]), (&index.into(), &reference.texts[index].1.len().into()));
+        let values: Vec<f32> = serde_json::from_value(line["embedding"].clone()).unwrap();
+        assert!(bitnet_fixtures::difference(&values, expected) < 3e-6);
+    }
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), texts.join("\n") + "\n").unwrap();
+    let of_file = stdout(&["embed", "-m", path(&model), "--file", path(file.path()), "--json"]);
+    assert_eq!(of_file, stdout(&args));
+    let query = stdout(&["embed", "-m", path(&model), "--prompt-name", "query", "the whale", "--json"]);
+    assert_eq!(query, stdout(&["embed", "-m", path(&model), "so: the whale", "--json"]));
+
+    let shown = stdout(&[&["embed", "-m", path(&model)], &texts[..]].concat());
+    assert!(shown.contains("32 values") && shown.contains("cosine similarities\n 1.0000"), "{shown}");
+}
+
+#[test]
+fn a_language_model_embeds_only_when_told_how() {
+    let error = refusal(&["embed", "The whale"]);
+    assert!(error.contains("--pooling last|mean") && error.contains("embedded"), "{error}");
+    let line = json(&["embed", "The whale", "--pooling", "mean", "--json"]);
+    assert_eq!(line["embedding"].as_array().unwrap().len(), 256);
+    assert_ne!(line, json(&["embed", "The whale", "--pooling", "last", "--json"]));
+    let error = String::from_utf8(run(&["embed", "The whale", "--pooling", "cls"]).stderr).unwrap();
+    assert!(error.lines().count() == 1 && error.contains("last or mean"), "{error}");
+    let error = refusal(&["embed", "--file", "no such file", "--pooling", "mean"]);
+    assert!(error.contains("no such file"), "{error}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bitnet_format::FormatError;
 use bitnet_model::ModelError;
 use bitnet_text::TextError;
 
-/// Why a text cannot be continued or scored.
+/// Why a text cannot be continued, scored or made a vector.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The file cannot be read.
@@ -57,6 +57,39 @@ pub enum EngineError {
         tokens: usize,
         /// Tokens of a window.
         needed: usize,
+    },
+    /// The model does not say how it would make a vector of a text, or in a way that this project does not do.
+    #[error("not a model for embeddings: {0}")]
+    NoEmbedding(String),
+    /// The checkpoint has no prompt of this name.
+    #[error("the model has no prompt named {name:?} (known: {})", .known.join(", "))]
+    UnknownPrompt {
+        /// The name.
+        name: String,
+        /// Names that it has.
+        known: Vec<String>,
+    },
+    /// A text that no token stands for has no vector.
+    #[error("text {index} is empty")]
+    EmptyText {
+        /// Its place among the texts, from 0.
+        index: usize,
+    },
+    /// A text is longer than the model's context.
+    #[error("text {index} has {tokens} tokens, the context is {limit}")]
+    LongText {
+        /// Its place among the texts, from 0.
+        index: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
+    /// The model gave NaN or an infinite number.
+    #[error("the model gave no usable vector for text {index}")]
+    BadVector {
+        /// Its place among the texts, from 0.
+        index: usize,
     },
     /// The model gave NaN or nothing but `-inf`.
     #[error("the model gave no usable logits at position {position}")]

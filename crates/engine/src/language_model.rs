@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_format::{Adapter, Checkpoint, FormatError, GgufTokenizer, TokenizerSource};
+use bitnet_format::{Adapter, Checkpoint, FormatError, GgufTokenizer, TextEmbedding, TokenizerSource};
 use bitnet_model::{Loaded, Transformer, WeightBits};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
@@ -13,6 +13,8 @@ use crate::{EngineError, Session, SessionOptions};
 pub struct LanguageModel {
     transformer: Transformer,
     tokenizer: Tokenizer,
+    /// How it makes vectors of texts, or why that cannot be done.
+    embedding: Result<Option<TextEmbedding>, String>,
     warnings: Vec<String>,
 }
 
@@ -51,7 +53,8 @@ impl LanguageModel {
         if !unused.is_empty() {
             warnings.push(format!("tensors that no layer uses: {}", unused.join(", ")));
         }
-        Ok(Self { transformer: model, tokenizer, warnings })
+        let embedding = checkpoint.embedding().map_err(|error| error.to_string());
+        Ok(Self { transformer: model, tokenizer, embedding, warnings })
     }
 
     /// The model with a low-rank adapter beside its linears.
@@ -64,7 +67,7 @@ impl LanguageModel {
 
     /// A model that is in memory already, with its tokenizer.
     pub fn new(transformer: Transformer, tokenizer: Tokenizer) -> Self {
-        Self { transformer, tokenizer, warnings: Vec::new() }
+        Self { transformer, tokenizer, embedding: Ok(None), warnings: Vec::new() }
     }
 
     /// The model.
@@ -75,6 +78,12 @@ impl LanguageModel {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// How the model makes one vector of a text: `None` for a language model, an error's text where its checkpoint asks for
+    /// something that this project does not do. See [`LanguageModel::embedder`].
+    pub fn embedding(&self) -> Result<Option<&TextEmbedding>, &str> {
+        self.embedding.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 
     /// What the user should be told about the checkpoint, one line each.

@@ -1,9 +1,11 @@
 //! From logits to text.
 //!
 //! A [`LanguageModel`] is a model with its tokenizer. A [`Session`] is one text with its KV cache: [`Session::generate`]
-//! continues it as an iterator of [`Step`]s, and [`score`] says how probable a model finds a text.
+//! continues it as an iterator of [`Step`]s, [`score`] says how probable a model finds a text, and an [`Embedder`] makes vectors
+//! of texts.
 
 mod config;
+mod embed;
 mod error;
 mod generate;
 mod language_model;
@@ -11,10 +13,11 @@ mod sampler;
 mod score;
 mod session;
 
-pub use bitnet_format::{self as format, Checkpoint, I2sLayout, OpenOptions};
+pub use bitnet_format::{self as format, Checkpoint, I2sLayout, OpenOptions, Pooling};
 pub use bitnet_model::{self as model, CacheFormat, KvCache, Transformer};
 pub use bitnet_text::{self as text, ChatTemplate, Message, Role, Tokenizer};
 pub use config::GenerationConfig;
+pub use embed::{Embedder, Embedding, EmbeddingOptions, Prompt};
 pub use error::EngineError;
 pub use generate::{FinishReason, Generation, Step, Timing};
 pub use language_model::{LanguageModel, tokenizer_of, vocabulary};

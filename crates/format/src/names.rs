@@ -38,6 +38,13 @@ const LAYER: [(&str, &str); 20] = [
     ("ffn_down_norm_in", "mlp.down_proj.norm"),
 ];
 
+/// Parts that go by other names in a layer with norms on both sides of attention and MLP, as Gemma 3 has them.
+const TWO_SIDED: [(&str, &str); 3] = [
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
 /// What follows a layer's part: its weights, its bias, the extra multiplier of some GGUF linears, the scale of a packed
 /// Hugging Face linear.
 const PARAMETERS: [&str; 4] = ["weight", "bias", "scale", "weight_scale"];
@@ -48,12 +55,26 @@ const SPELLINGS: [(&str, &str); 2] =
 
 /// The Hugging Face name of a GGUF tensor, or `None` for a name outside the table.
 pub fn gguf_to_hf(name: &str) -> Option<String> {
+    from_gguf(name, &[])
+}
+
+/// [`gguf_to_hf`] for a model whose layers have norms on both sides of attention and MLP.
+pub fn two_sided_gguf_to_hf(name: &str) -> Option<String> {
+    from_gguf(name, &TWO_SIDED)
+}
+
+/// Whether a GGUF tensor is one that only layers with norms on both sides have.
+pub(crate) fn is_two_sided(name: &str) -> bool {
+    name.ends_with(".post_ffw_norm.weight")
+}
+
+fn from_gguf(name: &str, first: &[(&str, &str)]) -> Option<String> {
     if let Some((_, hf)) = GLOBAL.iter().find(|(gguf, _)| *gguf == name) {
         return Some((*hf).to_string());
     }
     let (layer, rest) = split_layer(name.strip_prefix("blk.")?)?;
     let (part, parameter) = split_parameter(rest)?;
-    let (_, hf) = LAYER.iter().find(|(gguf, _)| *gguf == part)?;
+    let (_, hf) = first.iter().chain(&LAYER).find(|(gguf, _)| *gguf == part)?;
     Some(format!("model.layers.{layer}.{hf}.{parameter}"))
 }
 
@@ -146,6 +167,21 @@ mod tests {
             assert_eq!(hf_to_gguf(hf).as_deref(), Some(gguf));
             assert_eq!(canonical_hf(hf), hf);
         }
+    }
+
+    #[test]
+    fn norms_on_both_sides_have_the_names_of_gemma() {
+        let pairs = [
+            ("blk.1.attn_norm.weight", "model.layers.1.input_layernorm.weight"),
+            ("blk.1.post_attention_norm.weight", "model.layers.1.post_attention_layernorm.weight"),
+            ("blk.1.ffn_norm.weight", "model.layers.1.pre_feedforward_layernorm.weight"),
+            ("blk.1.post_ffw_norm.weight", "model.layers.1.post_feedforward_layernorm.weight"),
+            ("blk.1.ffn_up.weight", "model.layers.1.mlp.up_proj.weight"),
+        ];
+        for (gguf, hf) in pairs {
+            assert_eq!(two_sided_gguf_to_hf(gguf).as_deref(), Some(hf));
+        }
+        assert_eq!(gguf_to_hf("blk.1.post_ffw_norm.weight"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use crate::FormatError;
 use crate::blob::{Blob, Folder};
 use crate::config::token_id;
+use crate::embedding::SentenceFiles;
 use crate::gguf::{Array, Metadata, Value};
 
 /// The tokenizer part of a checkpoint, in its own form.
@@ -76,6 +77,7 @@ pub(crate) struct HfFiles {
     tokenizer_config: Option<Json>,
     chat_template: Option<String>,
     generation_config: Option<Json>,
+    sentence: SentenceFiles,
 }
 
 impl HfFiles {
@@ -96,11 +98,16 @@ impl HfFiles {
             chat_template: template.or_else(|| tokenizer_config.as_ref().and_then(template_of)),
             tokenizer_config,
             generation_config: open_json(folder, "generation_config.json")?,
+            sentence: SentenceFiles::open(folder)?,
         })
     }
 
     pub(crate) fn generation_config(&self) -> Option<&Json> {
         self.generation_config.as_ref()
+    }
+
+    pub(crate) fn sentence(&self) -> &SentenceFiles {
+        &self.sentence
     }
 
     pub(crate) fn source(&self) -> TokenizerSource {

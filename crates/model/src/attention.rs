@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::transformer::Context;
-use crate::{BitLinear, RmsNorm};
+use crate::{BitLinear, RmsNorm, window};
 
 /// Causal self-attention with ternary projections, rotary positions and optional norms.
 ///
@@ -25,6 +25,10 @@ pub struct Attention {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// What scores are multiplied by.
+    pub(crate) scale: f64,
+    /// Positions that a position sees, itself among them, where that is not all before it (Gemma 3).
+    pub(crate) window: Option<usize>,
 }
 
 impl Attention {
@@ -49,13 +53,20 @@ impl Attention {
     pub(crate) fn mixed(&self, h: Tensor<2>, norm: &RmsNorm, context: Context<'_>) -> Tensor<2> {
         let [tokens, _] = h.dims();
         let [q, k, v] = self.states(h, norm);
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
         let out = match context {
-            Context::Cached { rope, cache } => cache.attend([q, k, v], rope, scale),
-            Context::Sequences { rope, lengths } => {
+            // No cache is longer than a window: see `Transformer::cache`.
+            Context::Cached { positions, cache } => cache.attend([q, k, v], positions.of(self), self.scale),
+            Context::Sequences { positions, lengths } => {
+                let rope = positions.of(self);
                 let (q, k) = (rope.apply(q), rope.apply(k));
                 let [q, k, v] = [q, k, v].map(|x| x.squeeze_dim::<3>(0));
-                ops::training::segment_attention([q, k, v], lengths, scale).unsqueeze()
+                match self.window {
+                    Some(size) if lengths.iter().any(|length| *length > size) => {
+                        window::segment_attention([q, k, v], lengths, size, self.scale)
+                    }
+                    _ => ops::training::segment_attention([q, k, v], lengths, self.scale),
+                }
+                .unsqueeze()
             }
         };
         out.reshape([tokens, self.heads * self.head_dim])

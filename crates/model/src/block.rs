@@ -6,19 +6,49 @@ use burn::tensor::Tensor;
 use crate::transformer::Context;
 use crate::{Attention, GatedMlp, RmsNorm};
 
-/// `h += attention(norm(h)); h += mlp(norm(h))`.
+/// `h += attention(norm(h)); h += mlp(norm(h))`, where the model has them with norms after attention and MLP.
 #[derive(Module, Debug)]
 pub struct Block {
     pub(crate) attention_norm: RmsNorm,
     pub(crate) attention: Attention,
+    /// On what attention adds (Gemma 3).
+    pub(crate) attention_post_norm: Option<RmsNorm>,
     pub(crate) mlp_norm: RmsNorm,
     pub(crate) mlp: GatedMlp,
+    /// On what the MLP adds.
+    pub(crate) mlp_post_norm: Option<RmsNorm>,
 }
 
 impl Block {
     /// `h` and the result are `[tokens, hidden]`.
     pub(crate) fn forward(&self, h: Tensor<2>, context: Context<'_>) -> Tensor<2> {
-        let h = h.clone() + self.attention.forward(h, &self.attention_norm, context);
-        h.clone() + self.mlp.forward(h, &self.mlp_norm)
+        let h = h.clone() + self.attended(h, context);
+        let mlp = self.mlp.forward(h.clone(), &self.mlp_norm);
+        h + normed(mlp, self.mlp_post_norm.as_ref())
+    }
+
+    /// What attention adds to `h`.
+    pub(crate) fn attended(&self, h: Tensor<2>, context: Context<'_>) -> Tensor<2> {
+        normed(self.attention.forward(h, &self.attention_norm, context), self.attention_post_norm.as_ref())
+    }
+
+    /// The norms outside attention and MLP, with the names that Hugging Face gives them: those of Gemma 3 where there are
+    /// norms on both sides.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = (&'static str, &RmsNorm)> {
+        let before_mlp =
+            if self.mlp_post_norm.is_some() { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let after = [
+            ("post_attention_layernorm", &self.attention_post_norm),
+            ("post_feedforward_layernorm", &self.mlp_post_norm),
+        ];
+        let before = [("input_layernorm", &self.attention_norm), (before_mlp, &self.mlp_norm)];
+        before.into_iter().chain(after.into_iter().filter_map(|(name, norm)| Some((name, norm.as_ref()?))))
+    }
+}
+
+fn normed(x: Tensor<2>, norm: Option<&RmsNorm>) -> Tensor<2> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

@@ -2,6 +2,8 @@
 
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
 use bitnet_kernels::{CodeRows, RowFormat, RowStorage, ops, row_storage};
+use bitnet_ternary::Packing;
+use bitnet_ternary::packing::q2_0;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -11,9 +13,10 @@ use crate::ModelError;
 /// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
 /// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
-/// Q8_0, Q6_K, Q4_0, Q4_K or IQ4_NL, and a row becomes f32 when it is used. A device whose kernels read 32-bit words is
-/// given the same values in words: floats as they are, blocks as 8-bit codes with their scales (Q4_K, which has no such
-/// codes, as F32), in as many tensors as it needs. One of a model in training is in F32 and has a gradient.
+/// Q8_0, Q6_K, Q4_0, Q4_K, IQ4_NL or Q2_0 (Bonsai's, which is ternary as the linears are), and a row becomes f32 when it is
+/// used. A device whose kernels read 32-bit words is given the same values in words: floats as they are, blocks as 8-bit
+/// codes with their scales (Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
+/// and has a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
     values: Values,
@@ -250,6 +253,12 @@ fn row_format(dtype: StorageType) -> Option<RowFormat> {
         StorageType::F32 => Some(RowFormat::F32),
         StorageType::F16 => Some(RowFormat::F16),
         StorageType::BF16 => Some(RowFormat::Bf16),
+        StorageType::Ternary(Packing::Q2_0 { group: 64 }) => {
+            Some(RowFormat::Other(|bytes, row| q2_0::dequantize_row(bytes, 64, row)))
+        }
+        StorageType::Ternary(Packing::Q2_0 { group: 128 }) => {
+            Some(RowFormat::Other(|bytes, row| q2_0::dequantize_row(bytes, 128, row)))
+        }
         other => Some(match other.block_format()? {
             BlockFormat::Q8_0 => {
                 RowFormat::Other(|bytes, row| BlockFormat::Q8_0.dequantize_row(bytes, row).expect(WHOLE))

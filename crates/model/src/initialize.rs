@@ -1,14 +1,14 @@
 //! A model with fresh random weights, to be trained.
 
 use bitnet_format::{Activation, ModelConfig};
-use bitnet_kernels::Gate;
 use bitnet_kernels::ops::training::Quantization;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
-use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer};
+use crate::rope::Ropes;
+use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Transformer};
 
 /// What a model to be trained begins as.
 #[derive(Clone, Debug)]
@@ -34,14 +34,13 @@ impl Initialize {
     /// The model on a device.
     ///
     /// # Errors
-    /// When the activation is not one that this decoder does.
+    /// When the configuration has parts that are not trained: GELU, sliding windows.
     pub fn on(&self, device: &Device) -> Result<Transformer, ModelError> {
         let config = &self.config;
-        let gate = match config.activation {
-            Activation::Relu2 => Gate::Relu2,
-            Activation::Silu => Gate::Silu,
-            other => return Err(ModelError::Unsupported { what: format!("the activation {other:?}") }),
-        };
+        if config.activation == Activation::GeluTanh || config.sliding_window.is_some() {
+            let what = "training a model with GELU or sliding windows from the beginning".to_string();
+            return Err(ModelError::Unsupported { what });
+        }
         let mut random = Random { how: self, device, stream: 0 };
         let (hidden, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
         let (heads, kv_heads) = (config.num_heads, config.num_kv_heads);
@@ -63,15 +62,19 @@ impl Initialize {
                 heads,
                 kv_heads,
                 head_dim,
+                scale: config.attention_scale,
+                window: None,
             },
+            attention_post_norm: None,
             mlp_norm: norm(hidden),
             mlp: GatedMlp {
                 gate_proj: random.linear(inner, hidden, self.linear_std),
                 up_proj: random.linear(inner, hidden, self.linear_std),
                 down_proj: random.linear(hidden, inner, back),
                 sub_norm: sub_norm(inner),
-                gate,
+                activation: config.activation,
             },
+            mlp_post_norm: None,
         });
         let blocks = blocks.collect();
         Ok(Transformer {
@@ -79,7 +82,7 @@ impl Initialize {
             blocks,
             norm: norm(hidden),
             head: (!tied).then(|| random.dense(config.vocab_size, hidden)),
-            rope: Rope::new(config),
+            ropes: Ropes::new(config),
             config: ModelConfig { tie_word_embeddings: Some(tied), ..config.clone() },
             device: device.clone(),
         })

@@ -28,6 +28,7 @@ mod reparameterize;
 mod rope;
 mod sub_norms;
 mod transformer;
+mod window;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeightBits, WeightBits};

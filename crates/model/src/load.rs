@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use bitnet_format::{Activation, Checkpoint, ModelConfig, StorageType};
-use bitnet_kernels::Gate;
+use bitnet_format::{Checkpoint, ModelConfig, StorageType};
 use bitnet_kernels::ops::Activations;
 use bitnet_kernels::ops::training::Quantization;
 use bitnet_ternary::{Granularity, quantize};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Rope, Transformer, WeightBits};
+use crate::rope::Ropes;
+use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Transformer, WeightBits};
 
 /// A model and what its user should be told.
 pub struct Loaded {
@@ -24,11 +24,11 @@ pub struct Loaded {
 /// Puts the decoder together from the tensors of `checkpoint`.
 ///
 /// Linears are repacked once, layers in parallel, and the pages of the file that they came from are given back; embedding
-/// and head stay mapped. Which optional parts there are (sub-norms, norms before linears, QK-norms, a head of its own) is
-/// decided by which tensors exist.
+/// and head stay mapped. Which optional parts there are (sub-norms, norms before linears, QK-norms, norms after attention and
+/// MLP, a head of its own) is decided by which tensors exist.
 ///
 /// # Errors
-/// When a tensor is missing or wrong, or the file has parts that this decoder does not do (a bias, another activation).
+/// When a tensor is missing or wrong, or the file has parts that this decoder does not do (a bias).
 pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelError> {
     load_with_bits(checkpoint, WeightBits::default(), device)
 }
@@ -102,7 +102,7 @@ impl Loader<'_> {
             blocks,
             norm: self.norm("model.norm", hidden, config.rms_norm_eps)?,
             head: has_head.then(|| self.dense("lm_head.weight", vocab, hidden)).transpose()?,
-            rope: Rope::new(config),
+            ropes: Ropes::new(config),
             config: config.clone(),
             device: self.device.clone(),
         })
@@ -124,23 +124,28 @@ impl Loader<'_> {
             heads,
             kv_heads,
             head_dim,
+            scale: config.attention_scale,
+            window: config.sliding_window.as_ref().filter(|window| window.layers[i]).map(|window| window.size),
         };
         let mlp = GatedMlp {
             gate_proj: self.linear(&name("mlp.gate_proj"), inner, hidden)?,
             up_proj: self.linear(&name("mlp.up_proj"), inner, hidden)?,
             down_proj: self.linear(&name("mlp.down_proj"), hidden, inner)?,
             sub_norm: self.optional_norm(&name("mlp.ffn_sub_norm"), inner, eps)?,
-            gate: match config.activation {
-                Activation::Relu2 => Gate::Relu2,
-                Activation::Silu => Gate::Silu,
-                other => return Err(ModelError::Unsupported { what: format!("the activation {other:?}") }),
-            },
+            activation: config.activation,
         };
+        // With norms on both sides, the one before the MLP has another name, and its usual one is that of the norm
+        // after attention.
+        let two_sided = self.has(&name("pre_feedforward_layernorm.weight"));
+        let after = |part: &str| two_sided.then(|| self.norm(&name(part), hidden, eps)).transpose();
+        let before_mlp = if two_sided { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         Ok(Block {
             attention_norm: self.norm(&name("input_layernorm"), hidden, eps)?,
             attention,
-            mlp_norm: self.norm(&name("post_attention_layernorm"), hidden, eps)?,
+            attention_post_norm: after("post_attention_layernorm")?,
+            mlp_norm: self.norm(&name(before_mlp), hidden, eps)?,
             mlp,
+            mlp_post_norm: after("post_feedforward_layernorm")?,
         })
     }
 
@@ -156,7 +161,10 @@ impl Loader<'_> {
         for part in [weight, format!("{name}.weight_scale"), format!("{name}.scale")] {
             self.has(&part);
         }
-        let norm = self.optional_norm(&format!("{name}.norm"), cols, self.config.linear_norm_eps)?;
+        // Not one of the model's own norms: nothing is added to its weight.
+        let own = format!("{name}.norm.weight");
+        let norm = self.has(&own).then(|| self.norm_weight(own, cols)).transpose()?;
+        let norm = norm.map(|weight| RmsNorm::new(weight, self.config.linear_norm_eps, self.device));
         let activations = match self.config.activation_bits {
             Some(_) => Activations::Int8,
             None => Activations::Float,
@@ -198,13 +206,21 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm, ModelError> {
-        let name = format!("{name}.weight");
-        let weight = self.checkpoint.floats(&name)?;
-        self.has(&name);
-        if weight.len() != width {
-            return Err(ModelError::Shape { name, found: weight.len(), needed: width });
+        let mut weight = self.norm_weight(format!("{name}.weight"), width)?;
+        if self.config.norm_offset != 0.0 {
+            weight.iter_mut().for_each(|w| *w += self.config.norm_offset as f32);
         }
         Ok(RmsNorm::new(weight, eps, self.device))
+    }
+
+    /// The weight of a norm as it is stored.
+    fn norm_weight(&self, name: String, width: usize) -> Result<Vec<f32>, ModelError> {
+        let weight = self.checkpoint.floats(&name)?;
+        self.has(&name);
+        match weight.len() {
+            found if found != width => Err(ModelError::Shape { name, found, needed: width }),
+            _ => Ok(weight),
+        }
     }
 
     fn optional_norm(&self, name: &str, width: usize, eps: f64) -> Result<Option<RmsNorm>, ModelError> {

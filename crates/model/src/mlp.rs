@@ -1,5 +1,6 @@
 //! The gated MLP.
 
+use bitnet_format::Activation;
 use bitnet_kernels::{Gate, ops};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -15,20 +16,34 @@ pub struct GatedMlp {
     /// Before `down_proj` (BitNet b1.58 2B-4T).
     pub(crate) sub_norm: Option<RmsNorm>,
     #[module(skip)]
-    pub(crate) gate: Gate,
+    pub(crate) activation: Activation,
 }
 
 impl GatedMlp {
     /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
     pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
         let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
-        self.down_proj.forward_gated(gate, up, self.gate, self.sub_norm.as_ref())
+        match kernel(self.activation) {
+            Some(kind) => self.down_proj.forward_gated(gate, up, kind, self.sub_norm.as_ref()),
+            None => {
+                let inner = self.gated(gate, up);
+                let [y] = BitLinear::forward_all([&self.down_proj], inner, self.sub_norm.as_ref());
+                y
+            }
+        }
     }
 
     /// `act(gate(x)) * up(x)`, before the norm and the projection that follow, `[tokens, intermediate]`.
     pub(crate) fn inner(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
         let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
-        ops::gated(gate, up, self.gate)
+        self.gated(gate, up)
+    }
+
+    fn gated(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        match kernel(self.activation) {
+            Some(kind) => ops::gated(gate, up, kind),
+            None => gelu_tanh(gate) * up,
+        }
     }
 
     /// The ternary layers, with the names that Hugging Face gives them.
@@ -45,4 +60,23 @@ impl GatedMlp {
     pub(crate) fn norms(&self) -> impl Iterator<Item = (&'static str, &RmsNorm)> {
         self.sub_norm.iter().map(|norm| ("ffn_sub_norm", norm))
     }
+}
+
+/// The kernels' function for an activation; `None` for GELU, which Burn's operations do.
+fn kernel(activation: Activation) -> Option<Gate> {
+    match activation {
+        Activation::Relu2 => Some(Gate::Relu2),
+        Activation::Silu => Some(Gate::Silu),
+        Activation::GeluTanh => None,
+    }
+}
+
+/// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+///
+/// Source: Hendrycks and Gimpel, "Gaussian Error Linear Units" (arXiv 1606.08415), section 2.
+fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
+    const INNER: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+    let cubed = x.clone() * x.clone() * x.clone();
+    let tanh = ((x.clone() + cubed * 0.044_715) * INNER).tanh();
+    x * (tanh + 1.0) * 0.5
 }

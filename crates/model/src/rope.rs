@@ -4,6 +4,8 @@ use bitnet_format::{ModelConfig, RopeScaling};
 use bitnet_kernels::ops;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::Attention;
+
 /// The angles of half-split rotary position embedding: element `i` of a head turns with element `i + dim / 2`.
 ///
 /// Source: Su et al., "RoFormer" (arXiv 2104.09864), section 3.2.2; `inv_freq[i] = theta^(-2 i / dim)`.
@@ -11,6 +13,20 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 pub struct Rope {
     /// Radians a position, one for each pair.
     inv_freq: Vec<f32>,
+}
+
+/// The angles of a model, which are others in layers with sliding windows.
+#[derive(Clone, Debug)]
+pub(crate) struct Ropes {
+    global: Rope,
+    local: Option<Rope>,
+}
+
+/// Tables for the same positions, of both kinds of layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Positions {
+    global: RopeTables,
+    local: Option<RopeTables>,
 }
 
 /// Cosines and sines of some positions, `[positions, dim / 2]` each.
@@ -23,9 +39,12 @@ pub struct RopeTables {
 impl Rope {
     /// The frequencies of a configuration, scaled as it says.
     pub fn new(config: &ModelConfig) -> Self {
-        let half = config.rope_dim / 2;
-        let plain = (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.rope_dim as f64));
-        let scaled = plain.enumerate().map(|(i, freq)| scale(&config.rope_scaling, i, freq) as f32);
+        Self::with(config.rope_theta, config.rope_dim, &config.rope_scaling)
+    }
+
+    fn with(theta: f64, dim: usize, scaling: &RopeScaling) -> Self {
+        let plain = (0..dim / 2).map(|i| theta.powf(-((2 * i) as f64) / dim as f64));
+        let scaled = plain.enumerate().map(|(i, freq)| scale(scaling, i, freq) as f32);
         Self { inv_freq: scaled.collect() }
     }
 
@@ -49,6 +68,35 @@ impl Rope {
         let tokens = cos.len() / half.max(1);
         let table = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), (device, DType::F32));
         RopeTables { cos: table(cos), sin: table(sin) }
+    }
+}
+
+impl Ropes {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let local = |theta| Rope::with(theta, config.rope_dim, &RopeScaling::None);
+        let local = config.sliding_window.as_ref().map(|window| local(window.rope_theta));
+        Self { global: Rope::new(config), local }
+    }
+
+    /// For the positions `start..start + tokens`.
+    pub(crate) fn positions(&self, start: usize, tokens: usize, device: &Device) -> Positions {
+        self.each(|rope| rope.tables(start, tokens, device))
+    }
+
+    /// For sequences of these lengths, one after the other, each from position zero on.
+    pub(crate) fn of_sequences(&self, lengths: &[usize], device: &Device) -> Positions {
+        self.each(|rope| rope.tables_of_sequences(lengths, device))
+    }
+
+    fn each(&self, tables: impl Fn(&Rope) -> RopeTables) -> Positions {
+        Positions { global: tables(&self.global), local: self.local.as_ref().map(tables) }
+    }
+}
+
+impl Positions {
+    /// The tables for a layer.
+    pub(crate) fn of(&self, attention: &Attention) -> &RopeTables {
+        self.local.as_ref().filter(|_| attention.window.is_some()).unwrap_or(&self.global)
     }
 }
 

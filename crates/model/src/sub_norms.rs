@@ -37,14 +37,14 @@ impl Transformer {
     /// # Panics
     /// When a token has no row in the embedding.
     pub fn projected_scales(&self, tokens: Tensor<1, Int>, sequences: &Sequences) -> Vec<[f32; 2]> {
-        let (rope, lengths) = sequences.parts();
+        let (positions, lengths) = sequences.parts();
         let scale = |x: Tensor<2>| x.powf_scalar(2.0).mean_dim(1).sqrt().mean().into_scalar::<f32>();
         let mut h = self.embed(tokens);
         let mut scales = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let context = || Context::Sequences { rope, lengths };
+            let context = || Context::Sequences { positions, lengths };
             let mixed = block.attention.mixed(h.clone(), &block.attention_norm, context());
-            let between = h.clone() + block.attention.forward(h.clone(), &block.attention_norm, context());
+            let between = h.clone() + block.attended(h.clone(), context());
             let inner = block.mlp.inner(between, &block.mlp_norm);
             scales.push([scale(mixed), scale(inner)]);
             h = block.forward(h, context());

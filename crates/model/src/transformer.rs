@@ -6,8 +6,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cache::LayerCache;
-use crate::rope::RopeTables;
-use crate::{BitLinear, Block, DenseMatrix, KvCache, ModelError, RmsNorm, Rope};
+use crate::rope::{Positions, Ropes};
+use crate::{BitLinear, Block, DenseMatrix, KvCache, ModelError, RmsNorm};
 
 /// A decoder-only transformer with ternary linears.
 ///
@@ -22,7 +22,7 @@ pub struct Transformer {
     /// `None` when the embedding is the head.
     pub(crate) head: Option<DenseMatrix>,
     #[module(skip)]
-    pub(crate) rope: Rope,
+    pub(crate) ropes: Ropes,
     #[module(skip)]
     pub(crate) config: ModelConfig,
     #[module(skip)]
@@ -34,14 +34,14 @@ pub(crate) enum Context<'a> {
     /// Those that a cache holds, before them.
     Cached {
         /// For the positions of the tokens.
-        rope: &'a RopeTables,
+        positions: &'a Positions,
         /// Of this layer.
         cache: &'a mut LayerCache,
     },
     /// Nothing: they are whole sequences, one after the other.
     Sequences {
         /// For the positions of the tokens.
-        rope: &'a RopeTables,
+        positions: &'a Positions,
         /// Of the sequences.
         lengths: &'a [usize],
     },
@@ -51,7 +51,7 @@ pub(crate) enum Context<'a> {
 #[derive(Clone, Debug)]
 pub struct Sequences {
     lengths: Vec<usize>,
-    rope: RopeTables,
+    positions: Positions,
 }
 
 impl Sequences {
@@ -61,8 +61,8 @@ impl Sequences {
     }
 
     /// The angles of the positions, and the lengths.
-    pub(crate) fn parts(&self) -> (&RopeTables, &[usize]) {
-        (&self.rope, &self.lengths)
+    pub(crate) fn parts(&self) -> (&Positions, &[usize]) {
+        (&self.positions, &self.lengths)
     }
 }
 
@@ -96,10 +96,17 @@ impl Transformer {
         plain
     }
 
-    /// An empty cache for at most `limit` tokens, and never more than the model's context.
+    /// An empty cache for at most `limit` tokens, and never more than [`Transformer::cache_limit`].
     pub fn cache(&self, limit: usize, format: CacheFormat) -> KvCache {
-        let ModelConfig { num_kv_heads, head_dim, context_length, .. } = self.config;
-        KvCache::new(self.blocks.len(), num_kv_heads, head_dim, limit.min(context_length), format, &self.device)
+        let ModelConfig { num_kv_heads, head_dim, .. } = self.config;
+        KvCache::new(self.blocks.len(), num_kv_heads, head_dim, limit.min(self.cache_limit()), format, &self.device)
+    }
+
+    /// The most tokens that a cache can have: the model's context, or a sliding window if some layer has one, since layers
+    /// of a cache forget nothing. Whole sequences without a cache ([`Transformer::hidden_of`]) can be longer.
+    pub fn cache_limit(&self) -> usize {
+        let window = self.config.sliding_window.as_ref().map_or(usize::MAX, |window| window.size);
+        self.config.context_length.min(window)
     }
 
     /// Runs `tokens` after those in `cache` and gives their hidden states, `[tokens, hidden]`, not yet normalized.
@@ -109,18 +116,18 @@ impl Transformer {
     pub fn hidden(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor<2>, ModelError> {
         let ids = self.ids(tokens)?;
         cache.reserve(tokens.len())?;
-        let rope = self.rope.tables(cache.len(), tokens.len(), &self.device);
-        let mut h = self.embedding.select(ids);
+        let positions = self.ropes.positions(cache.len(), tokens.len(), &self.device);
+        let mut h = self.embed(ids);
         for (block, cache) in self.blocks.iter().zip(cache.layers()) {
-            h = block.forward(h, Context::Cached { rope: &rope, cache });
+            h = block.forward(h, Context::Cached { positions: &positions, cache });
         }
         Ok(h)
     }
 
     /// What [`Transformer::hidden_of`] needs to know of sequences with these lengths.
     pub fn sequences(&self, lengths: &[usize]) -> Sequences {
-        let rope = self.rope.tables_of_sequences(lengths, &self.device);
-        Sequences { lengths: lengths.to_vec(), rope }
+        let positions = self.ropes.of_sequences(lengths, &self.device);
+        Sequences { lengths: lengths.to_vec(), positions }
     }
 
     /// Hidden states of whole sequences without a cache, `[tokens, hidden]`, not yet normalized. `tokens` are those of
@@ -137,7 +144,11 @@ impl Transformer {
     /// # Panics
     /// When a token has no row in the embedding.
     pub fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
-        self.embedding.select(tokens)
+        let rows = self.embedding.select(tokens);
+        match self.config.embedding_scale {
+            1.0 => rows,
+            scale => rows * scale,
+        }
     }
 
     /// One block of [`Transformer::hidden_of`].
@@ -157,13 +168,18 @@ impl Transformer {
         block.attention.states(h, &block.attention_norm).map(|x| x.squeeze_dim::<3>(0))
     }
 
-    fn block(block: &Block, h: Tensor<2>, Sequences { lengths, rope }: &Sequences) -> Tensor<2> {
-        block.forward(h, Context::Sequences { rope, lengths })
+    fn block(block: &Block, h: Tensor<2>, Sequences { lengths, positions }: &Sequences) -> Tensor<2> {
+        block.forward(h, Context::Sequences { positions, lengths })
+    }
+
+    /// Hidden states after the last norm, `[tokens, hidden]`: what the head reads, and what an embedding model pools.
+    pub fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(hidden)
     }
 
     /// Logits of hidden states: `[tokens, hidden] → [tokens, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.head.as_ref().unwrap_or(&self.embedding).forward(self.norm.forward(hidden))
+        self.head.as_ref().unwrap_or(&self.embedding).forward(self.normed(hidden))
     }
 
     /// Logits of whole sequences without a cache: `tokens` `[batch, tokens]` `→ [batch, tokens, vocab_size]`.
@@ -215,10 +231,10 @@ impl Transformer {
     pub fn norms(&self) -> impl Iterator<Item = (String, &RmsNorm)> {
         let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
             let name = move |name: &str| format!("model.layers.{i}.{name}");
-            let outer = [("input_layernorm", &block.attention_norm), ("post_attention_layernorm", &block.mlp_norm)];
+            let outer = block.norms().map(move |(n, norm)| (name(n), norm));
             let attention = block.attention.norms().map(move |(n, norm)| (name(&format!("self_attn.{n}")), norm));
             let mlp = block.mlp.norms().map(move |(n, norm)| (name(&format!("mlp.{n}")), norm));
-            outer.map(|(n, norm)| (name(n), norm)).into_iter().chain(attention).chain(mlp)
+            outer.chain(attention).chain(mlp)
         });
         blocks.chain([("model.norm".to_string(), &self.norm)])
     }

@@ -198,6 +198,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// What [`encode`](Self::encode) puts after a text when special tokens are asked for.
+    pub fn after_text(&self) -> &[u32] {
+        &self.frame.after
+    }
+
     /// Every id that ends a reply: the end-of-text and end-of-turn tokens that the checkpoint declares, and the
     /// special tokens whose spelling says so. The declared ones come first.
     pub fn stop_tokens(&self) -> &[u32] {

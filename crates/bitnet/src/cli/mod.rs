@@ -6,6 +6,7 @@ mod check;
 #[cfg(feature = "train")]
 mod distill;
 mod downloads;
+mod embed;
 mod error;
 #[cfg(feature = "train")]
 mod export;
@@ -46,6 +47,8 @@ enum Command {
     Chat(chat::Chat),
     /// Measure the perplexity of a text
     Score(score::Score),
+    /// Make vectors of texts
+    Embed(embed::Embed),
     /// Measure how fast a model runs, and draw and compare what was measured
     Bench(bench::Bench),
     /// Show what a model file holds
@@ -95,6 +98,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Generate(command) => command.run(),
         Command::Chat(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Embed(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Tokenize(command) => command.run(),

@@ -94,6 +94,8 @@ enum ActivationArg {
     Relu2,
     /// SiLU: models of the LLaMA family
     Silu,
+    /// GELU in its tanh form: models of the Gemma family
+    Gelu,
 }
 
 impl ModelArgs {
@@ -183,6 +185,7 @@ impl ModelArgs {
         let activation = self.activation.map(|activation| match activation {
             ActivationArg::Relu2 => Activation::Relu2,
             ActivationArg::Silu => Activation::Silu,
+            ActivationArg::Gelu => Activation::GeluTanh,
         });
         LoadOptions {
             device: self.device.clone(),

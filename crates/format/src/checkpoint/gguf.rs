@@ -6,9 +6,9 @@ use super::open::{OpenOptions, Parts, split_name};
 use super::{Checkpoint, Container, Metadata};
 use crate::blob::{Blob, Folder};
 use crate::config::{TensorFacts, architecture, from_gguf, has_interleaved_rope};
-use crate::names::{ROPE_FREQS, gguf_to_hf};
+use crate::names::{ROPE_FREQS, gguf_to_hf, is_two_sided, two_sided_gguf_to_hf};
 use crate::tokenizer::HfFiles;
-use crate::{FormatError, StorageType, TensorInfo, gguf};
+use crate::{FormatError, ModelConfig, StorageType, TensorInfo, gguf};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -25,11 +25,13 @@ pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Re
     let file = files[0].path().to_path_buf();
     let interleaved = has_interleaved_rope(architecture(&file, &metadata)?);
 
+    let two_sided = headers.iter().flat_map(|header| &header.table.tensors).any(|tensor| is_two_sided(&tensor.name));
+    let name_of = if two_sided { two_sided_gguf_to_hf } else { gguf_to_hf };
     let mut tensors = Vec::new();
     for (index, (blob, header)) in files.iter().zip(headers).enumerate() {
         let placed = gguf::tensors(blob.path(), &metadata, header.table, blob.bytes().len(), options.i2s_layout)?;
         tensors.extend(placed.into_iter().map(|tensor| TensorInfo {
-            name: gguf_to_hf(&tensor.name).unwrap_or_else(|| tensor.name.clone()),
+            name: name_of(&tensor.name).unwrap_or_else(|| tensor.name.clone()),
             stored_name: tensor.name,
             dtype: tensor.dtype,
             shape: tensor.shape,
@@ -45,12 +47,14 @@ pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Re
         None => None,
         Some(info) => Some(rope_factors(&files[info.file], info)?),
     };
-    let has_type = |wanted: fn(StorageType) -> bool| tensors.iter().any(|t| wanted(t.dtype));
+    let is_weight_only = |t: &TensorInfo| {
+        t.name.ends_with("_proj.weight") && matches!(t.dtype, StorageType::Ternary(Packing::Q2_0 { .. }))
+    };
     let facts = TensorFacts {
         embedding_rows: find(EMBEDDING).and_then(|t| t.shape.first().copied()),
         has_head: find(HEAD).is_some(),
         rope_factors,
-        weight_only: has_type(|t| matches!(t, StorageType::Ternary(Packing::Q2_0 { .. })))
+        weight_only: tensors.iter().any(is_weight_only)
             && !tensors.iter().any(|t| t.name.ends_with("_proj.norm.weight")),
     };
     let config = from_gguf(&file, &metadata, facts)?;
@@ -70,7 +74,8 @@ pub(super) fn open(folder: &Folder<'_>, name: &str, options: &OpenOptions) -> Re
             info.interleaved_heads = Some(heads);
         }
     }
-    let notes = notes(&metadata, &tensors);
+    let mut notes = notes(&metadata, &tensors);
+    notes.extend(doubtful_pooling(&metadata, &config, &tensors));
     Parts {
         container: Container::Gguf,
         files,
@@ -138,6 +143,21 @@ fn rope_factors(blob: &Blob, info: &TensorInfo) -> Result<Vec<f32>, FormatError>
     let offset = info.offset as usize;
     let bytes = &blob.bytes()[offset..offset + info.bytes as usize];
     Ok(bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect())
+}
+
+/// The embedding models with a norm before each linear are trained on the last token; their converter writes the mean when it
+/// does not find the file that says so.
+fn doubtful_pooling(metadata: &gguf::Metadata, config: &ModelConfig, tensors: &[TensorInfo]) -> Option<String> {
+    const MEAN: u64 = 1;
+    let key = format!("{}.pooling_type", config.architecture);
+    let is_mean = metadata.get(&key).and_then(|v| v.as_u64()) == Some(MEAN);
+    let has_linear_norms = tensors.iter().any(|t| t.name.ends_with("_proj.norm.weight"));
+    (is_mean && has_linear_norms).then(|| {
+        format!(
+            "{key} says the mean, which converters also write where they do not know: models like this one take the last \
+             token's state (pooling `last`)"
+        )
+    })
 }
 
 /// Where the file contradicts itself without harm.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::blob::Blob;
 use crate::tokenizer::{HfFiles, gguf_tokenizer};
-use crate::{FormatError, ModelConfig, TensorInfo, TokenizerSource};
+use crate::{FormatError, ModelConfig, TensorInfo, TextEmbedding, TokenizerSource, embedding};
 
 #[cfg(feature = "hub")]
 pub(crate) use open::split_name;
@@ -169,6 +169,22 @@ impl Checkpoint {
         match &self.metadata {
             Metadata::Gguf(metadata) => gguf_tokenizer(self.files[0].path(), metadata),
             Metadata::HuggingFace { .. } => Ok(self.hf_files.source()),
+        }
+    }
+
+    /// How the model makes one vector of a text; `None` for a language model, which is not made for that.
+    ///
+    /// # Errors
+    ///
+    /// When it is made for that, but in a way that this project does not do.
+    pub fn embedding(&self) -> Result<Option<TextEmbedding>, FormatError> {
+        let file = self.files[0].path();
+        match &self.metadata {
+            Metadata::Gguf(metadata) => embedding::of_gguf(file, metadata, &self.config),
+            Metadata::HuggingFace { .. } => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                embedding::of_hugging_face(folder, self.hf_files.sentence(), &self.config)
+            }
         }
     }
 

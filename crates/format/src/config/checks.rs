@@ -63,6 +63,17 @@ pub(super) fn check(file: &Path, config: &ModelConfig, keys: &KeyNames) -> Resul
             return refuse(&keys.rms_norm_eps, format!("is {eps}; a number between 0 and 1 is possible"));
         }
     }
+    if !(config.attention_scale.is_finite() && config.attention_scale > 0.0) {
+        return refuse("attention scale", format!("is {}; a positive number is possible", config.attention_scale));
+    }
+    if let Some(window) = &config.sliding_window {
+        if window.size == 0 || window.size > MAX_CONTEXT {
+            return refuse("sliding_window", format!("is {}; from 1 to {MAX_CONTEXT} is possible", window.size));
+        }
+        if !(window.rope_theta.is_finite() && window.rope_theta >= 1.0) {
+            return refuse(&keys.rope_theta, format!("is {} in layers with windows", window.rope_theta));
+        }
+    }
     check_scaling(config).or_else(|reason| refuse("rope scaling", reason))
 }
 

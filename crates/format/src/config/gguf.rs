@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use super::checks::{self, KeyNames};
-use super::{Activation, ModelConfig, RopeScaling, ScaleDirection};
+use super::sliding::{SLIDING_PATTERN, SLIDING_ROPE_THETA, all_but_every};
+use super::{Activation, ModelConfig, RopeScaling, ScaleDirection, SlidingWindow};
 use crate::FormatError;
-use crate::gguf::{Metadata, Value};
+use crate::gguf::{Array, Metadata, Value};
+
+/// The architecture with scaled embeddings and sliding windows.
+const GEMMA: &str = "gemma3";
 
 /// What the configuration takes from the tensors rather than from the keys.
 pub(crate) struct TensorFacts {
@@ -103,10 +107,10 @@ pub(crate) fn architecture<'a>(file: &Path, metadata: &'a Metadata) -> Result<&'
     let value = metadata.get(KEY).ok_or_else(|| FormatError::config(file, KEY, "is missing"))?;
     let name = value.as_str().ok_or_else(|| FormatError::config(file, KEY, "is not a string"))?;
     match name {
-        "bitnet" | "bitnet-25" | "bitnet-b1.58" | "llama" | "qwen3" => Ok(name),
+        "bitnet" | "bitnet-25" | "bitnet-b1.58" | "llama" | "qwen3" | GEMMA => Ok(name),
         other => Err(FormatError::unsupported(
             file,
-            format!("architecture `{other}` (known: bitnet, bitnet-25, bitnet-b1.58, llama, qwen3)"),
+            format!("architecture `{other}` (known: bitnet, bitnet-25, bitnet-b1.58, llama, qwen3, {GEMMA})"),
         )),
     }
 }
@@ -149,11 +153,14 @@ pub(crate) fn from_gguf(file: &Path, metadata: &Metadata, facts: TensorFacts) ->
     let mut eos_token_ids: Vec<u32> = keys.token_id("eos")?.into_iter().collect();
     eos_token_ids.extend(keys.token_id("eot")?.filter(|eot| !eos_token_ids.contains(eot)));
 
+    let num_layers = keys.need_usize("block_count")?;
+    let is_gemma = architecture == GEMMA;
+    let attention_scale = keys.f64("attention.scale")?.filter(|scale| *scale != 0.0);
     let config = ModelConfig {
         architecture: architecture.to_string(),
         hidden_size,
         intermediate_size: keys.need_usize("feed_forward_length")?,
-        num_layers: keys.need_usize("block_count")?,
+        num_layers,
         num_heads,
         num_kv_heads: keys.usize("attention.head_count_kv")?.unwrap_or(num_heads),
         head_dim,
@@ -162,6 +169,10 @@ pub(crate) fn from_gguf(file: &Path, metadata: &Metadata, facts: TensorFacts) ->
         rope_theta: keys.f64("rope.freq_base")?.unwrap_or(10_000.0),
         rope_dim: keys.usize("rope.dimension_count")?.unwrap_or(head_dim),
         rope_scaling: rope_scaling(&keys, facts.rope_factors)?,
+        attention_scale: attention_scale.unwrap_or(1.0 / (head_dim as f64).sqrt()),
+        sliding_window: if is_gemma { sliding_window(&keys, num_layers)? } else { None },
+        embedding_scale: if is_gemma { (hidden_size as f64).sqrt() } else { 1.0 },
+        norm_offset: 0.0,
         rms_norm_eps,
         activation: activation(&keys)?,
         tie_word_embeddings: Some(!facts.has_head),
@@ -197,12 +208,37 @@ fn refuse_features(keys: &Keys<'_>) -> Result<(), FormatError> {
         let what = format!("weights rotated by a Hadamard transform (`{key}`): read plainly they are noise");
         return Err(FormatError::unsupported(keys.file, what));
     }
-    for key in ["expert_count", "attention.sliding_window"] {
+    let unknown: &[&str] =
+        if keys.architecture == GEMMA { &["expert_count"] } else { &["expert_count", "attention.sliding_window"] };
+    for key in unknown {
         if keys.usize(key)?.is_some_and(|n| n > 0) {
             return Err(FormatError::unsupported(keys.file, format!("`{}`", keys.full(key))));
         }
     }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if keys.f64(key)?.is_some_and(|cap| cap != 0.0) {
+            return Err(FormatError::unsupported(keys.file, format!("`{}`", keys.full(key))));
+        }
+    }
     Ok(())
+}
+
+/// Which layers see only a window, and the base of their rotary angles.
+fn sliding_window(keys: &Keys<'_>, num_layers: usize) -> Result<Option<SlidingWindow>, FormatError> {
+    const PATTERN: &str = "attention.sliding_window_pattern";
+    let Some(size) = keys.usize("attention.sliding_window")?.filter(|size| *size > 0) else {
+        return Ok(None);
+    };
+    let layers = match keys.get(PATTERN) {
+        Some((full, Value::Array(Array::Bool(layers)))) if layers.len() != num_layers => {
+            let reason = format!("has {} entries for {num_layers} layers", layers.len());
+            return Err(FormatError::config(keys.file, &full, reason));
+        }
+        Some((_, Value::Array(Array::Bool(layers)))) => layers.clone(),
+        _ => all_but_every(keys.usize(PATTERN)?.unwrap_or(SLIDING_PATTERN), num_layers),
+    };
+    let rope_theta = keys.f64("rope.freq_base_swa")?.unwrap_or(SLIDING_ROPE_THETA);
+    Ok(layers.contains(&true).then_some(SlidingWindow { size, layers, rope_theta }))
 }
 
 /// The rule in [`Activation`]'s documentation.
@@ -214,6 +250,7 @@ fn activation(keys: &Keys<'_>) -> Result<Activation, FormatError> {
     let sentencepiece = keys.metadata.get("tokenizer.ggml.model").and_then(Value::as_str) == Some("llama");
     Ok(match keys.architecture {
         "bitnet-25" | "bitnet-b1.58" if !sentencepiece => Activation::Relu2,
+        GEMMA => Activation::GeluTanh,
         _ => Activation::Silu,
     })
 }

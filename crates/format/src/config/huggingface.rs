@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::checks::{self, KeyNames};
-use super::{Activation, ModelConfig, RopeScaling, ScaleDirection};
+use super::sliding::{SLIDING_PATTERN, SLIDING_ROPE_THETA, all_but_every};
+use super::{Activation, ModelConfig, RopeScaling, ScaleDirection, SlidingWindow};
 use crate::FormatError;
 
 /// Defaults that a class has for keys older files leave out.
@@ -14,11 +15,15 @@ struct Family {
     activation: Activation,
     /// Whether the class itself quantizes activations.
     is_bitnet: bool,
+    /// Whether the class multiplies embeddings by the root of their width, adds 1 to the weights of its norms, and has
+    /// layers with sliding windows.
+    is_gemma: bool,
 }
 
-const BITNET: Family = Family { rope_theta: 500_000.0, activation: Activation::Relu2, is_bitnet: true };
-const BITNET_1BITLLM: Family = Family { rope_theta: 10_000.0, activation: Activation::Silu, is_bitnet: true };
-const LLAMA: Family = Family { rope_theta: 10_000.0, activation: Activation::Silu, is_bitnet: false };
+const LLAMA: Family = Family { rope_theta: 10_000.0, activation: Activation::Silu, is_bitnet: false, is_gemma: false };
+const BITNET: Family = Family { rope_theta: 500_000.0, activation: Activation::Relu2, is_bitnet: true, ..LLAMA };
+const BITNET_1BITLLM: Family = Family { is_bitnet: true, ..LLAMA };
+const GEMMA: Family = Family { rope_theta: 1_000_000.0, activation: Activation::GeluTanh, is_gemma: true, ..LLAMA };
 
 /// Architectures this project runs, with their spellings.
 fn family(architecture: &str) -> Option<&'static Family> {
@@ -26,6 +31,7 @@ fn family(architecture: &str) -> Option<&'static Family> {
         "BitNetForCausalLM" | "BitNetModel" => Some(&BITNET),
         "BitnetForCausalLM" => Some(&BITNET_1BITLLM),
         "LlamaForCausalLM" | "LlamaModel" | "Qwen3ForCausalLM" | "Qwen3Model" => Some(&LLAMA),
+        "Gemma3ForCausalLM" | "Gemma3TextModel" => Some(&GEMMA),
         _ => None,
     }
 }
@@ -135,11 +141,11 @@ pub(crate) fn from_hugging_face(
             file,
             format!(
                 "architecture `{architecture}` (known: BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, \
-                 Qwen3ForCausalLM)"
+                 Qwen3ForCausalLM, Gemma3ForCausalLM)"
             ),
         )
     })?;
-    refuse_features(root)?;
+    refuse_features(root, family)?;
 
     let hidden_size = root.need("hidden_size", root.usize("hidden_size")?)?;
     let num_heads = root.need("num_attention_heads", root.usize("num_attention_heads")?)?;
@@ -159,10 +165,16 @@ pub(crate) fn from_hugging_face(
     {
         return Err(FormatError::unsupported(file, format!("activations of {bits} bits (`input_bits`)")));
     }
-    let activation = match root.str("hidden_act")? {
+    let activation_key = if family.is_gemma { "hidden_activation" } else { "hidden_act" };
+    let activation = match root.str(activation_key)? {
         None => family.activation,
         Some(name) => Activation::from_name(name)
-            .ok_or_else(|| FormatError::unsupported(file, format!("the activation `{name}` (`hidden_act`)")))?,
+            .ok_or_else(|| FormatError::unsupported(file, format!("the activation `{name}` (`{activation_key}`)")))?,
+    };
+    let num_layers = root.need("num_hidden_layers", root.usize("num_hidden_layers")?)?;
+    let score_width = match family.is_gemma {
+        true => root.f64("query_pre_attn_scalar")?.unwrap_or(head_dim as f64),
+        false => head_dim as f64,
     };
     let mut bos_token_ids = root.ids("bos_token_id")?;
     let mut eos_token_ids = root.ids("eos_token_id")?;
@@ -176,7 +188,7 @@ pub(crate) fn from_hugging_face(
         architecture: architecture.to_string(),
         hidden_size,
         intermediate_size: root.need("intermediate_size", root.usize("intermediate_size")?)?,
-        num_layers: root.need("num_hidden_layers", root.usize("num_hidden_layers")?)?,
+        num_layers,
         num_heads,
         num_kv_heads: root.usize("num_key_value_heads")?.unwrap_or(num_heads),
         head_dim,
@@ -185,9 +197,14 @@ pub(crate) fn from_hugging_face(
         rope_theta: rope.theta.unwrap_or(family.rope_theta),
         rope_dim: (head_dim as f64 * rope.partial_rotary_factor.unwrap_or(1.0)) as usize,
         rope_scaling: rope.scaling,
+        attention_scale: 1.0 / score_width.sqrt(),
+        sliding_window: if family.is_gemma { sliding_window(root, num_layers)? } else { None },
+        embedding_scale: if family.is_gemma { (hidden_size as f64).sqrt() } else { 1.0 },
+        norm_offset: if family.is_gemma { 1.0 } else { 0.0 },
         rms_norm_eps,
         activation,
-        tie_word_embeddings: root.bool("tie_word_embeddings")?,
+        // A class without a head says nothing of one.
+        tie_word_embeddings: if has_head(architecture) { root.bool("tie_word_embeddings")? } else { None },
         bos_token_ids,
         eos_token_ids,
         weight_scale: quantization.as_ref().map_or(ScaleDirection::Divide, |q| q.weight_scale),
@@ -222,24 +239,64 @@ fn add_new(ids: &mut Vec<u32>, more: Vec<u32>) {
     }
 }
 
+/// Whether an architecture is a class with a language model's head.
+pub(crate) fn has_head(architecture: &str) -> bool {
+    architecture.ends_with("ForCausalLM")
+}
+
 /// Features that would change the result and that the decoder does not have.
-fn refuse_features(root: Object<'_>) -> Result<(), FormatError> {
-    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+fn refuse_features(root: Object<'_>, family: &Family) -> Result<(), FormatError> {
+    for key in ["attention_bias", "mlp_bias", "use_sliding_window", "use_bidirectional_attention"] {
         if root.bool(key)? == Some(true) {
             return Err(FormatError::unsupported(root.file, format!("`{key}`: true")));
         }
     }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if root.get(key).is_some() {
+            return Err(FormatError::unsupported(root.file, format!("`{key}`")));
+        }
+    }
+    let is_known = |kind: &str| kind == "full_attention" || family.is_gemma && kind == SLIDING;
     let other_layer = root
         .get("layer_types")
         .and_then(Value::as_array)
-        .and_then(|types| types.iter().find(|t| t.as_str() != Some("full_attention")));
+        .and_then(|types| types.iter().find(|kind| !kind.as_str().is_some_and(is_known)));
     match other_layer {
         Some(kind) => Err(FormatError::unsupported(root.file, format!("layers of type {kind} (`layer_types`)"))),
         None => Ok(()),
     }
 }
 
-/// The rotary embedding, from the older flat keys or the newer `rope_parameters`.
+/// What `layer_types` and `rope_parameters` call a layer with a window.
+const SLIDING: &str = "sliding_attention";
+
+/// Of Gemma 3: which layers see only a window, and the base of their rotary angles.
+fn sliding_window(root: Object<'_>, num_layers: usize) -> Result<Option<SlidingWindow>, FormatError> {
+    let Some(size) = root.usize("sliding_window")? else {
+        return Ok(None);
+    };
+    let layers = match root.get("layer_types").and_then(Value::as_array) {
+        Some(types) if types.len() != num_layers => {
+            return Err(root.error("layer_types", format!("has {} entries for {num_layers} layers", types.len())));
+        }
+        Some(types) => types.iter().map(|kind| kind.as_str() == Some(SLIDING)).collect(),
+        None => all_but_every(root.usize("sliding_window_pattern")?.unwrap_or(SLIDING_PATTERN), num_layers),
+    };
+    let own = root.child("rope_parameters").and_then(|parameters| parameters.child(SLIDING));
+    if let Some(object) = own
+        && Rope::scaling(root, object)? != RopeScaling::None
+    {
+        return Err(FormatError::unsupported(root.file, format!("scaled rotary angles in layers of type {SLIDING}")));
+    }
+    let rope_theta = match own.map(|object| object.f64("rope_theta")).transpose()?.flatten() {
+        Some(theta) => theta,
+        None => root.f64("rope_local_base_freq")?.unwrap_or(SLIDING_ROPE_THETA),
+    };
+    Ok(layers.contains(&true).then_some(SlidingWindow { size, layers, rope_theta }))
+}
+
+/// The rotary embedding, from the older flat keys or the newer `rope_parameters`, which may be one set of keys for each
+/// type of layer.
 struct Rope {
     theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
@@ -248,7 +305,7 @@ struct Rope {
 
 impl Rope {
     fn read(root: Object<'_>) -> Result<Self, FormatError> {
-        let parameters = root.child("rope_parameters");
+        let parameters = root.child("rope_parameters").map(|all| all.child("full_attention").unwrap_or(all));
         let scaling = match parameters.or_else(|| root.child("rope_scaling")) {
             Some(object) => Self::scaling(root, object)?,
             None => RopeScaling::None,

@@ -3,9 +3,10 @@
 mod checks;
 mod gguf;
 mod huggingface;
+mod sliding;
 
 pub(crate) use gguf::{TensorFacts, architecture, from_gguf, has_interleaved_rope, token_id};
-pub(crate) use huggingface::from_hugging_face;
+pub(crate) use huggingface::{from_hugging_face, has_head};
 
 /// The model's hyperparameters.
 ///
@@ -40,6 +41,16 @@ pub struct ModelConfig {
     /// Change of the rotary angles for longer contexts. `rope_scaling` or `rope_parameters`; `A.rope.scaling.*` or the
     /// tensor `rope_freqs.weight`.
     pub rope_scaling: RopeScaling,
+    /// What attention scores are multiplied by. `query_pre_attn_scalar^(-1/2)`; `A.attention.scale`; without the key
+    /// `head_dim^(-1/2)`.
+    pub attention_scale: f64,
+    /// Layers that see only the positions near them, where there are any.
+    pub sliding_window: Option<SlidingWindow>,
+    /// What the rows of the embedding are multiplied by: `hidden_size^(1/2)` in Gemma 3, else 1. No key says it.
+    pub embedding_scale: f64,
+    /// What is added to the stored weights of every norm, but for those that belong to a single linear: 1 in Hugging Face
+    /// folders of Gemma 3 (its GGUF files have it added already), else 0. No key says it.
+    pub norm_offset: f64,
     /// Added to the mean square in every RMSNorm of the blocks. `rms_norm_eps`; `A.attention.layer_norm_rms_epsilon`.
     pub rms_norm_eps: f64,
     /// The gate's function. `hidden_act`; for GGUF `A.hidden_activation`, else by rule: see [`Activation`].
@@ -67,11 +78,24 @@ pub struct ModelConfig {
     pub activation_bits: Option<u8>,
 }
 
+/// Layers in which a position sees itself and so many before it, less one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlidingWindow {
+    /// Positions that are seen. `sliding_window`; `A.attention.sliding_window`.
+    pub size: usize,
+    /// For each layer, whether it is such a layer. `layer_types`, or all but every so many-th of `sliding_window_pattern`;
+    /// `A.attention.sliding_window_pattern`, a list or a number (6 without the key).
+    pub layers: Vec<bool>,
+    /// Base of the rotary angles in these layers, which have no [`RopeScaling`].
+    /// `rope_parameters.sliding_attention.rope_theta` or `rope_local_base_freq`; `A.rope.freq_base_swa`; 10000 without the key.
+    pub rope_theta: f64,
+}
+
 /// Function of the MLP's gate.
 ///
 /// GGUF files of BitNet do not have to say which. Without `A.hidden_activation`, architecture `bitnet` means SiLU;
 /// `bitnet-25` and `bitnet-b1.58` mean squared ReLU, except with a SentencePiece vocabulary (`tokenizer.ggml.model` is
-/// `llama`), which only the older SiLU models have; every other architecture means SiLU.
+/// `llama`), which only the older SiLU models have; `gemma3` means GELU, every other architecture SiLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `max(0, x)²`; `relu2`.

@@ -42,10 +42,14 @@ pub(super) fn check(
         bos_token_ids,
         eos_token_ids,
         activation_bits,
+        sliding_window,
     );
     let mut reals = vec![
         ("rope_theta", meant.rope_theta, read.rope_theta),
         ("rms_norm_eps", meant.rms_norm_eps, read.rms_norm_eps),
+        ("attention_scale", meant.attention_scale, read.attention_scale),
+        ("embedding_scale", meant.embedding_scale, read.embedding_scale),
+        ("norm_offset", meant.norm_offset, read.norm_offset),
     ];
     if linear_norms {
         reals.push(("linear_norm_eps", meant.linear_norm_eps, read.linear_norm_eps));

@@ -23,14 +23,17 @@ pub(super) enum Weights {
     },
 }
 
-/// Configuration and tokenizer, in the folder of the weights.
-const BESIDE: [&str; 6] = [
+/// Configuration, tokenizer, and what is done with an embedding model's hidden states, in the folder of the weights.
+const BESIDE: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
 ];
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -145,6 +148,9 @@ mod tests {
         let files = ["config.json", "sub/config.json", "sub/m.safetensors", "notes.txt"];
         let choice = of(&files, Some("sub/m.safetensors")).unwrap();
         assert_eq!(choice.beside, ["sub/config.json"]);
+        let embedding =
+            ["config.json", "model.safetensors", "1_Pooling/config.json", "2_Dense/config.json", "modules.json"];
+        assert_eq!(of(&embedding, None).unwrap().beside, ["config.json", "modules.json", "1_Pooling/config.json"]);
         assert!(of(&files, Some("x.gguf")).unwrap_err().contains("sub/m.safetensors"));
         assert!(of(&files, Some("notes.txt")).unwrap_err().contains("not a model file"));
         assert!(of(&["notes.txt"], Some("x.gguf")).unwrap_err().contains("none"));

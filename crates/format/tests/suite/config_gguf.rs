@@ -2,7 +2,8 @@
 
 use bitnet_format::gguf::Value;
 use bitnet_format::{
-    Activation, Checkpoint, FormatError, ModelConfig, OpenOptions, RopeScaling, StorageType, open_with,
+    Activation, Checkpoint, FormatError, ModelConfig, OpenOptions, Pooling, RopeScaling, SlidingWindow, StorageType,
+    open_with,
 };
 use bitnet_ternary::Packing;
 
@@ -52,6 +53,55 @@ fn the_activation_of_every_architecture() {
         assert_eq!(of(architecture, model, hidden).unwrap(), expected, "{architecture} {model:?} {hidden:?}");
     }
     assert_says(of("bitnet", None, Some("mish")), &["model.gguf", "mish"]);
+}
+
+#[test]
+fn layers_of_gemma_that_see_a_window() {
+    let window = |changes: &[(&str, Option<Value>)]| {
+        let layers = [("A.block_count", Some(7u32.into())), ("A.attention.sliding_window", Some(16u32.into()))];
+        config("gemma3", &[&layers, changes].concat()).map(|config| config.sliding_window)
+    };
+    let of = |layers: &[bool], rope_theta| Some(SlidingWindow { size: 16, layers: layers.to_vec(), rope_theta });
+    let pattern = |value: Value| window(&[("A.attention.sliding_window_pattern", Some(value))]);
+    let (s, f) = (true, false);
+    assert_eq!(window(&[]).unwrap(), of(&[s, s, s, s, s, f, s], 10_000.0));
+    assert_eq!(pattern(2u32.into()).unwrap(), of(&[s, f, s, f, s, f, s], 10_000.0));
+    assert_eq!(pattern(vec![f, f, s, f, f, f, f].into()).unwrap(), of(&[f, f, s, f, f, f, f], 10_000.0));
+    assert_eq!(pattern(1u32.into()).unwrap(), None, "every layer sees everything");
+    assert_eq!(window(&[("A.rope.freq_base_swa", Some(500f32.into()))]).unwrap().unwrap().rope_theta, 500.0);
+    assert_eq!(window(&[("A.attention.sliding_window", Some(0u32.into()))]).unwrap(), None);
+    assert_says(pattern(vec![s, f].into()), &["sliding_window_pattern", "2 entries for 7 layers"]);
+    assert_says(window(&[("A.final_logit_softcapping", Some(30f32.into()))]), &["final_logit_softcapping"]);
+
+    let plain = config("gemma3", &[]).unwrap();
+    assert_eq!((plain.activation, plain.embedding_scale, plain.norm_offset), (Activation::GeluTanh, 16.0, 0.0));
+    assert_eq!(config("gemma3", &[("A.attention.scale", Some(0.5f32.into()))]).unwrap().attention_scale, 0.5);
+    let error = config("llama", &[("A.attention.sliding_window", Some(16u32.into()))]);
+    assert_says(error, &["llama.attention.sliding_window"]);
+}
+
+#[test]
+fn poolings() {
+    let pooling = |value: u32| open("qwen3", &[("A.pooling_type", Some(value.into()))], &[]).unwrap().embedding();
+    assert_eq!(pooling(0).unwrap(), None);
+    assert_eq!(pooling(1).unwrap().unwrap().pooling, Pooling::Mean);
+    assert_eq!(pooling(3).unwrap().unwrap().pooling, Pooling::Last);
+    assert_says(pooling(2), &["model.gguf", "qwen3.pooling_type", "2"]);
+    let noted = |tensors: &[GgufTensor<'_>]| {
+        let model = open("qwen3", &[("A.pooling_type", Some(1u32.into()))], tensors).unwrap();
+        model.notes().iter().any(|note| note.contains("qwen3.pooling_type"))
+    };
+    let norm = ("blk.0.attn_q_norm_in.weight", StorageType::F32, vec![256], f32_bytes(&[1.0; 256]));
+    assert!(noted(&[norm]) && !noted(&[]));
+    let end = |adds: Option<bool>| {
+        let keys = [
+            ("A.pooling_type", Some(3u32.into())),
+            ("tokenizer.ggml.eos_token_id", Some(5u32.into())),
+            ("tokenizer.ggml.add_eos_token", adds.map(Value::from)),
+        ];
+        open("qwen3", &keys, &[]).unwrap().embedding().unwrap().unwrap().end
+    };
+    assert_eq!((end(None), end(Some(true)), end(Some(false))), (Some(5), Some(5), None));
 }
 
 #[test]

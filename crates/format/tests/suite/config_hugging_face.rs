@@ -1,6 +1,6 @@
 //! `config.json`, key by key.
 
-use bitnet_format::{Activation, Checkpoint, FormatError, ModelConfig, RopeScaling, ScaleDirection};
+use bitnet_format::{Activation, Checkpoint, FormatError, ModelConfig, RopeScaling, ScaleDirection, SlidingWindow};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -119,6 +119,47 @@ fn rotary_embedding_in_both_spellings() {
     assert_says(with(json!({ "rope_scaling": { "type": "linear" } })), &["rope_scaling.factor", "missing"]);
     assert_says(with(json!({ "rope_scaling": { "type": "linear", "factor": -2 } })), &["rope scaling", "-2"]);
     assert_says(with(json!({ "rope_scaling": { "type": "linear", "factor": 0 } })), &["rope scaling"]);
+}
+
+#[test]
+fn gemma_in_older_and_newer_keys() {
+    let gemma = |changes: Value| {
+        let mut all = json!({
+            "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 7, "quantization_config": null, "sliding_window": 32,
+            "hidden_activation": "gelu_pytorch_tanh",
+        });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        with(all)
+    };
+    let older = json!({ "rope_theta": 2e6, "rope_local_base_freq": 5000, "sliding_window_pattern": 3 });
+    let config = gemma(older.clone()).unwrap();
+    let layers = vec![true, true, false, true, true, false, true];
+    assert_eq!(config.sliding_window, Some(SlidingWindow { size: 32, layers: layers.clone(), rope_theta: 5000.0 }));
+    assert_eq!((config.rope_theta, config.embedding_scale, config.norm_offset), (2e6, 16.0, 1.0));
+    assert_eq!(config.attention_scale, 0.125);
+    let kinds: Vec<&str> =
+        layers.iter().map(|sliding| if *sliding { "sliding_attention" } else { "full_attention" }).collect();
+    let newer = json!({ "layer_types": kinds, "rope_parameters": {
+        "full_attention": { "rope_type": "default", "rope_theta": 2e6 },
+        "sliding_attention": { "rope_type": "default", "rope_theta": 5000 },
+    } });
+    assert_eq!(gemma(newer).unwrap(), config);
+    // Every sixth sees everything, with bases of its own for both kinds, where nothing is said.
+    let plain = gemma(json!({})).unwrap();
+    let window = plain.sliding_window.unwrap();
+    assert_eq!((window.layers, window.rope_theta), (vec![true, true, true, true, true, false, true], 10_000.0));
+    assert_eq!((plain.rope_theta, plain.activation), (1e6, Activation::GeluTanh));
+    assert_eq!(gemma(json!({ "sliding_window": null })).unwrap().sliding_window, None);
+    assert_eq!(gemma(json!({ "query_pre_attn_scalar": 100 })).unwrap().attention_scale, 0.1);
+
+    assert_says(gemma(json!({ "layer_types": ["full_attention"] })), &["layer_types", "1 entries for 7 layers"]);
+    assert_says(gemma(json!({ "sliding_window": 0 })), &["sliding_window"]);
+    assert_says(gemma(json!({ "query_pre_attn_scalar": 0 })), &["attention scale"]);
+    assert_says(gemma(json!({ "rope_local_base_freq": 0 })), &["rope_theta"]);
+    assert_says(gemma(json!({ "final_logit_softcapping": 30 })), &["final_logit_softcapping"]);
+    assert_says(gemma(json!({ "use_bidirectional_attention": true })), &["use_bidirectional_attention"]);
+    let scaled = json!({ "rope_parameters": { "sliding_attention": { "rope_type": "linear", "factor": 2 } } });
+    assert_says(gemma(scaled), &["scaled rotary angles"]);
 }
 
 #[test]

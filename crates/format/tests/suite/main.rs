@@ -8,6 +8,7 @@ mod config_gguf;
 mod config_hugging_face;
 mod export;
 mod export_safetensors;
+mod families;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "hub")]

@@ -41,6 +41,23 @@ pub(super) const fn block_bytes(group: usize) -> usize {
     SCALE_BYTES + group / 4
 }
 
+/// The values of a row of whole blocks, `row.len() / group` of them: `d * (code - 1)`. All four levels are values here, so
+/// that an embedding that has not only trits is read as well.
+///
+/// # Panics
+/// When `bytes` are not those of such a row.
+pub fn dequantize_row(bytes: &[u8], group: usize, row: &mut [f32]) {
+    assert_eq!(bytes.len() * group, row.len() * block_bytes(group), "bytes of a row");
+    for (block, values) in bytes.chunks_exact(block_bytes(group)).zip(row.chunks_exact_mut(group)) {
+        let (d, codes) = block.split_at(SCALE_BYTES);
+        let d = read_f16(d);
+        let levels = [-d, 0.0, d, 2.0 * d];
+        for (four, byte) in values.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
+            *four = [0, 2, 4, 6].map(|shift| levels[usize::from(byte >> shift & 3)]);
+        }
+    }
+}
+
 pub(super) fn decode(packing: Packing, bytes: &[u8], group: usize) -> Result<(Vec<u32>, Scale), TernaryError> {
     let blocks = bytes.len() / block_bytes(group);
     let mut words = Vec::with_capacity(blocks * group / CODES_PER_WORD);

@@ -1,6 +1,7 @@
 //! Each packing against bytes worked out or written elsewhere.
 
 use crate::common::{PACKINGS, hex, pattern, pattern_matrix};
+use bitnet_ternary::packing::q2_0;
 use bitnet_ternary::{Packing, Scale, TernaryError, TernaryMatrix};
 
 /// Decodes to the pattern under `scale`, and encodes back to the same bytes.
@@ -149,7 +150,7 @@ fn different_block_scales_are_kept() {
 }
 
 #[test]
-fn q2_0() {
+fn q2_0_blocks() {
     let codes = hex("54 2a 50 a9 40 a5 02 95 0a 54 2a 50 a9 40 a5 02");
     let block = [hex("00 38"), codes].concat();
     both_ways(Packing::Q2_0 { group: 64 }, &block, 1, 64, 0.5);
@@ -167,6 +168,25 @@ fn q2_0_with_the_fourth_level_is_not_ternary() {
     let error = Packing::Q2_0 { group: 64 }.decode(&bytes, 2, 64).unwrap_err();
     assert_eq!(error, TernaryError::PackedCode { packing: Packing::Q2_0 { group: 64 }, row: 1, col: 21 });
     assert!(error.to_string().contains("not ternary"), "{error}");
+}
+
+#[test]
+fn rows_of_q2_0_as_floats() {
+    for group in [64, 128] {
+        let scale = Scale::Group { size: group, values: (1..=4 * 256 / group).map(|i| i as f32 / 8.0).collect() };
+        let matrix = pattern_matrix(4, 256, 1.0).with_scale(scale).unwrap();
+        let mut bytes = Packing::Q2_0 { group }.encode(&matrix).unwrap();
+        let row_bytes = bytes.len() / 4;
+        let mut row = [f32::NAN; 256];
+        for (bytes, expected) in bytes.chunks_exact(row_bytes).zip(matrix.to_f32().chunks_exact(256)) {
+            q2_0::dequantize_row(bytes, group, &mut row);
+            assert_eq!(row, expected, "groups of {group}");
+        }
+        // The fourth level, which a trit has not: element 1 of the first block.
+        bytes[2] |= 0b11_00;
+        q2_0::dequantize_row(&bytes[..row_bytes], group, &mut row);
+        assert_eq!((row[1], row[0], row[4]), (0.25, -0.125, 0.125));
+    }
 }
 
 #[test]
