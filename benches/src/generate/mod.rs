@@ -11,7 +11,6 @@ mod error;
 mod gguf;
 mod hugging_face;
 mod model;
-mod q6_k;
 mod shape;
 mod storage;
 mod tokenizer_json;

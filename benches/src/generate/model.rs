@@ -148,7 +148,7 @@ impl RandomModel {
             row.clear();
             row.extend(sums.map(|sum| levels[sum]));
             encoded.clear();
-            embedding.encode(&row, &mut encoded);
+            embedding.encode(&row, &mut encoded).map_err(io::Error::other)?;
             out.write_all(&encoded)?;
             progress(tensor.cols as u64);
         }

@@ -1,10 +1,9 @@
 //! The ways in which one and the same model can be stored.
 
-use bitnet_format::StorageType;
+use bitnet_format::blocks::QuantizeError;
+use bitnet_format::{BlockFormat, StorageType};
 use bitnet_ternary::Packing;
 use half::{bf16, f16};
-
-use super::q6_k;
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,13 +80,17 @@ impl Format {
 }
 
 impl Embedding {
-    /// Appends a row to `out`. A row of [`Embedding::Q6K`] is of whole blocks of 256; what is over is left out.
-    pub(super) fn encode(self, row: &[f32], out: &mut Vec<u8>) {
+    /// Appends a row to `out`. A row of [`Embedding::Q6K`] is of whole blocks of 256.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn encode(self, row: &[f32], out: &mut Vec<u8>) -> Result<(), QuantizeError> {
         match self {
             Self::F16 => out.extend(row.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
             Self::Bf16 => out.extend(row.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes())),
-            Self::Q6K => row.as_chunks().0.iter().for_each(|block| out.extend(q6_k::encode(block))),
+            Self::Q6K => BlockFormat::Q6_K.quantize_row(row, out)?,
         }
+        Ok(())
     }
 }
 
