@@ -23,6 +23,7 @@ mod blob;
 pub mod blocks;
 mod checkpoint;
 mod config;
+pub mod convert;
 mod error;
 pub mod export;
 pub mod gguf;
@@ -36,7 +37,7 @@ mod tokenizer;
 
 pub use adapter::{Adapter, LowRank};
 pub use blocks::BlockFormat;
-pub use checkpoint::{Checkpoint, Container, Metadata, OpenOptions, Source, SourceFile, open, open_with};
+pub use checkpoint::{Checkpoint, Container, FloatReader, Metadata, OpenOptions, Source, SourceFile, open, open_with};
 pub use config::{Activation, ModelConfig, RopeScaling, ScaleDirection};
 pub use error::FormatError;
 pub use gguf::I2sLayout;

@@ -15,6 +15,7 @@ use crate::blob::Blob;
 use crate::tokenizer::{HfFiles, gguf_tokenizer};
 use crate::{FormatError, ModelConfig, TensorInfo, TokenizerSource};
 
+pub use floats::FloatReader;
 #[cfg(feature = "hub")]
 pub(crate) use open::split_name;
 pub use open::{OpenOptions, open, open_with};

@@ -162,29 +162,33 @@ fn activation(activation: Activation, architecture: &str) -> Option<&'static str
     }
 }
 
-/// `general.file_type`: how most tensors are stored, in the numbers of the programs that read each packing.
+/// `general.file_type`: how most tensors are stored.
 fn file_type(model: &Model, options: &GgufOptions) -> Option<u32> {
     let linear = model.tensors.iter().find(|t| is_linear(&t.name))?;
-    let floats = match linear.kind {
-        TensorKind::Ternary => {
-            return match options.packing {
-                Packing::Tq1_0 => Some(36),
-                Packing::Tq2_0 => Some(37),
-                Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
-                Packing::Q2_0 { .. } => Some(41),
-                Packing::Iq1Bn => Some(136),
-                Packing::Iq2Bn => Some(137),
-                Packing::Iq2BnR4 => Some(337),
-                _ => None,
-            };
-        }
+    let storage = match linear.kind {
+        TensorKind::Ternary => StorageType::Ternary(options.packing),
         TensorKind::Floats => options.floats,
         TensorKind::Stored(dtype) => dtype,
     };
-    match floats {
+    file_type_of(storage)
+}
+
+/// `general.file_type` of a file whose linears are stored so, in the numbers of the programs that read each packing.
+pub(crate) fn file_type_of(linears: StorageType) -> Option<u32> {
+    match linears {
         StorageType::F32 => Some(0),
         StorageType::F16 => Some(1),
         StorageType::BF16 => Some(32),
+        StorageType::Ternary(packing) => match packing {
+            Packing::Tq1_0 => Some(36),
+            Packing::Tq2_0 => Some(37),
+            Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
+            Packing::Q2_0 { .. } => Some(41),
+            Packing::Iq1Bn => Some(136),
+            Packing::Iq2Bn => Some(137),
+            Packing::Iq2BnR4 => Some(337),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -208,6 +208,7 @@ impl Fake {
                     assert!(&read.floats(&tensor.name).unwrap() == values, "{}", tensor.name)
                 }
                 TensorData::Stored(bytes) => assert_eq!(read.bytes(&tensor.name).unwrap(), bytes, "{}", tensor.name),
+                TensorData::Reader(_) => unreachable!("a model in memory"),
             }
         }
         let (meant, found) = (&self.model.config, read.config());

@@ -1,0 +1,257 @@
+//! What was written against what it was written from.
+
+use std::path::Path;
+
+use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+use half::f16;
+
+use super::{Progress, Report, Stage, Target, ahead, weights};
+use crate::export::floats::rounded;
+use crate::export::{HuggingFaceForm, Model, Tensor, TensorData, TensorKind};
+use crate::{Checkpoint, FormatError, I2sLayout, OpenOptions, open_with};
+
+/// Floats that are compared at once.
+const CHUNK: usize = 1 << 18;
+
+/// What the scales of ternary tensors go through on their way into a format and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScaleFidelity {
+    /// The same to the bit.
+    Exact,
+    /// The nearest f16.
+    HalfPrecision,
+    /// The inverse of the nearest inverse: the same, or a neighbour.
+    Inverse,
+}
+
+impl ScaleFidelity {
+    fn of(target: &Target) -> Self {
+        match target {
+            Target::Gguf(options) => match options.packing {
+                Packing::Tq1_0 | Packing::Tq2_0 | Packing::Q2_0 { .. } | Packing::Iq1Bn => Self::HalfPrecision,
+                _ => Self::Exact,
+            },
+            Target::HuggingFace(options) if options.form == HuggingFaceForm::PackedBitLinear => Self::Inverse,
+            Target::HuggingFace(_) | Target::GgufFloats(_) => Self::Exact,
+        }
+    }
+
+    /// Whether `found` is what became of `meant`.
+    fn holds(self, meant: f32, found: f32) -> bool {
+        match self {
+            Self::Exact => found.to_bits() == meant.to_bits(),
+            Self::HalfPrecision => found == f16::from_f32(meant).to_f32(),
+            Self::Inverse => found.to_bits().abs_diff(meant.to_bits()) <= 1,
+        }
+    }
+}
+
+/// How the codes of `I2_S` lie in what was written.
+fn layout(target: &Target) -> I2sLayout {
+    match target {
+        Target::Gguf(options) if options.packing == Packing::I2SArm64 => I2sLayout::Block64,
+        Target::Gguf(options) if options.packing == Packing::I2SFourRows => I2sLayout::FourRows,
+        _ => I2sLayout::Block128,
+    }
+}
+
+/// What comparing one tensor gave.
+enum Compared {
+    Ternary,
+    Floats,
+    Skipped,
+}
+
+/// Opens what lies at `draft` and compares it with its source. Errors name `path`, where it is to be.
+///
+/// # Errors
+///
+/// When it does not open, or a tensor is another one.
+pub(super) fn verify(
+    source: &Checkpoint,
+    model: &Model,
+    target: &Target,
+    draft: &Path,
+    path: &Path,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Report, FormatError> {
+    let written = open_with(draft, &OpenOptions { i2s_layout: layout(target), ..OpenOptions::default() })?;
+    let scales = ScaleFidelity::of(target);
+    let compare = |index: usize| {
+        let tensor = &model.tensors[index];
+        let result = Comparison { source, written: &written, tensor, scales }.run();
+        source.release(&tensor.name);
+        written.release(&tensor.name);
+        result
+    };
+    let (mut done, total) = (0, weights(&model.tensors));
+    let bytes = written.source().files.iter().map(|file| file.bytes).sum();
+    let mut report = Report { bytes, ternary: 0, floats: 0, scales };
+    ahead::in_order(model.tensors.len(), compare, |next| {
+        for tensor in &model.tensors {
+            progress(Progress { stage: Stage::Verify, done, total });
+            match next() {
+                Ok(Compared::Ternary) => report.ternary += 1,
+                Ok(Compared::Floats) => report.floats += 1,
+                Ok(Compared::Skipped) => {}
+                Err(Trouble::Differs(what)) => {
+                    return Err(FormatError::tensor(path, &tensor.name, format!("does not come back: {what}")));
+                }
+                Err(Trouble::Read(error)) => return Err(error),
+            }
+            done += weights(std::slice::from_ref(tensor));
+        }
+        progress(Progress { stage: Stage::Verify, done, total });
+        Ok(report)
+    })
+}
+
+enum Trouble {
+    Differs(String),
+    Read(FormatError),
+}
+
+impl From<FormatError> for Trouble {
+    fn from(error: FormatError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// One tensor on both sides.
+struct Comparison<'a> {
+    source: &'a Checkpoint,
+    written: &'a Checkpoint,
+    tensor: &'a Tensor,
+    scales: ScaleFidelity,
+}
+
+impl Comparison<'_> {
+    fn run(&self) -> Result<Compared, Trouble> {
+        let name = &self.tensor.name;
+        match (self.tensor.kind, &self.tensor.shape[..]) {
+            (TensorKind::Ternary, &[rows, cols]) => {
+                let linear = name.strip_suffix(".weight").unwrap_or(name);
+                let meant = self.source.ternary(linear, rows, cols)?;
+                let found = self.written.ternary(linear, rows, cols)?;
+                match difference(&meant, &found, self.scales) {
+                    Some(what) => Err(Trouble::Differs(what)),
+                    None => Ok(Compared::Ternary),
+                }
+            }
+            (TensorKind::Stored(_), _) if self.source.bytes(name)? == self.written.bytes(name)? => Ok(Compared::Floats),
+            (TensorKind::Stored(_), _) => Err(Trouble::Differs("other bytes".to_string())),
+            _ => self.floats(),
+        }
+    }
+
+    /// Floats, rounded as they are stored. Blocks round in a way of their own.
+    fn floats(&self) -> Result<Compared, Trouble> {
+        let name = &self.tensor.name;
+        let dtype = self.written.info(name).map(|info| info.dtype);
+        let Some(dtype) = dtype.filter(|dtype| dtype.block_format().is_none()) else {
+            self.written.bytes(name)?;
+            return Ok(Compared::Skipped);
+        };
+        let written = self.written.float_reader(name)?;
+        let (rows, cols) = written.rows_cols();
+        let source = self.tensor.read(self.source)?;
+        let step = (CHUNK / cols.max(1)).max(1);
+        let (mut meant, mut found) = (vec![0.0; step.min(rows) * cols], vec![0.0; step.min(rows) * cols]);
+        for start in (0..rows).step_by(step) {
+            let range = start..rows.min(start + step);
+            // With the rows before, for the pages that the two share.
+            let pages = start.saturating_sub(step)..range.end;
+            let (meant, found) = (&mut meant[..range.len() * cols], &mut found[..range.len() * cols]);
+            match &source {
+                TensorData::Floats(values) => meant.copy_from_slice(&values[range.start * cols..range.end * cols]),
+                TensorData::Reader(reader) => {
+                    reader.read(range.clone(), meant)?;
+                    reader.release(pages.clone());
+                }
+                TensorData::Ternary(_) | TensorData::Stored(_) => {
+                    return Err(Trouble::Differs("other data than declared".to_string()));
+                }
+            }
+            written.read(range, found)?;
+            written.release(pages);
+            if let Some(at) = meant.iter().zip(&*found).position(|(meant, found)| rounded(*meant, dtype) != *found) {
+                let (row, col) = (start + at / cols, at % cols);
+                let what = format!("row {row}, column {col} is {} and was {}", found[at], meant[at]);
+                return Err(Trouble::Differs(what));
+            }
+        }
+        Ok(Compared::Floats)
+    }
+}
+
+/// Where two matrices differ. A scale that no trit is multiplied by may be any.
+fn difference(meant: &TernaryMatrix, found: &TernaryMatrix, scales: ScaleFidelity) -> Option<String> {
+    let (rows, cols) = (meant.rows(), meant.cols());
+    if (found.rows(), found.cols()) != (rows, cols) {
+        return Some(format!("a matrix of [{}, {}]", found.rows(), found.cols()));
+    }
+    if let Some(row) = (0..rows).find(|row| meant.row_words(*row) != found.row_words(*row)) {
+        return Some(format!("other trits in row {row}"));
+    }
+    if let (Scale::Tensor(one), Scale::Tensor(other)) = (meant.scale(), found.scale()) {
+        let same = scales.holds(*one, *other) || meant.zero_fraction() == 1.0;
+        return (!same).then(|| format!("the scale is {other:e} and was {one:e}"));
+    }
+    let step = gcd(block(meant.scale(), cols), block(found.scale(), cols));
+    for row in 0..rows {
+        let trits: Vec<i8> = meant.row_trits(row).collect();
+        for (index, trits) in trits.chunks(step).enumerate() {
+            let (one, other) = (meant.scale().at(row, index * step, cols), found.scale().at(row, index * step, cols));
+            if !scales.holds(one, other) && trits.iter().any(|trit| *trit != 0) {
+                return Some(format!("the scale of row {row}, column {} is {other:e} and was {one:e}", index * step));
+            }
+        }
+    }
+    None
+}
+
+/// Columns that surely share a scale, counted from the start of a row.
+fn block(scale: &Scale, cols: usize) -> usize {
+    match scale {
+        Scale::Group { size, .. } => (*size).min(cols),
+        Scale::Tensor(_) | Scale::Row(_) => cols,
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(trits: &[i8], scale: Scale) -> TernaryMatrix {
+        TernaryMatrix::from_trits(2, trits.len() / 2, trits, scale).unwrap()
+    }
+
+    #[test]
+    fn differences_are_found_and_scales_of_nothing_are_none() {
+        let trits = [1, 0, -1, 0, 0, 0, 0, 1];
+        let one = matrix(&trits, Scale::Tensor(0.1));
+        let exact = |found: &TernaryMatrix| difference(&one, found, ScaleFidelity::Exact);
+        assert_eq!(exact(&one), None);
+        assert_eq!(exact(&matrix(&trits, Scale::Row(vec![0.1, 0.1]))), None);
+        let grouped = |values: [f32; 4]| matrix(&trits, Scale::Group { size: 2, values: values.to_vec() });
+        assert_eq!(exact(&grouped([0.1, 0.1, 0.0, 0.1])), None, "columns 0 and 1 of row 1 are zeros");
+        let said = exact(&grouped([0.1, 0.2, 0.0, 0.1])).unwrap();
+        assert!(said.contains("row 0, column 2"), "{said}");
+        let mut other = trits;
+        other[6] = -1;
+        assert_eq!(exact(&matrix(&other, Scale::Tensor(0.1))).unwrap(), "other trits in row 1");
+
+        let half = matrix(&trits, Scale::Tensor(f16::from_f32(0.1).to_f32()));
+        assert!(exact(&half).is_some());
+        assert_eq!(difference(&one, &half, ScaleFidelity::HalfPrecision), None);
+        let neighbour = matrix(&trits, Scale::Tensor(0.1f32.next_up()));
+        assert_eq!(difference(&one, &neighbour, ScaleFidelity::Inverse), None);
+        assert!(difference(&one, &neighbour, ScaleFidelity::HalfPrecision).is_some());
+        let zeros = |scale| matrix(&[0; 8], Scale::Tensor(scale));
+        assert_eq!(difference(&zeros(0.3), &zeros(0.0), ScaleFidelity::Exact), None);
+    }
+}
