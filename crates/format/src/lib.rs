@@ -35,6 +35,8 @@ mod storage;
 mod tensor_info;
 mod tokenizer;
 
+pub use bitnet_ternary::Packing;
+
 pub use adapter::{Adapter, LowRank};
 pub use blocks::BlockFormat;
 pub use checkpoint::{Checkpoint, Container, FloatReader, Metadata, OpenOptions, Source, SourceFile, open, open_with};

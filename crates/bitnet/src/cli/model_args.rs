@@ -63,7 +63,7 @@ pub struct ModelArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum I2sArg {
+pub enum I2sArg {
     /// 128 values in 32 bytes: every file that is in order
     Block128,
     /// 64 values in 16 bytes: written by bitnet.cpp on Arm after November 2025
@@ -73,11 +73,30 @@ enum I2sArg {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ActivationArg {
+pub enum ActivationArg {
     /// Squared ReLU: BitNet b1.58 2B-4T
     Relu2,
     /// SiLU: models of the LLaMA family
     Silu,
+}
+
+impl From<I2sArg> for I2sLayout {
+    fn from(arg: I2sArg) -> Self {
+        match arg {
+            I2sArg::Block128 => Self::Block128,
+            I2sArg::Block64 => Self::Block64,
+            I2sArg::FourRows => Self::FourRows,
+        }
+    }
+}
+
+impl From<ActivationArg> for Activation {
+    fn from(arg: ActivationArg) -> Self {
+        match arg {
+            ActivationArg::Relu2 => Self::Relu2,
+            ActivationArg::Silu => Self::Silu,
+        }
+    }
 }
 
 impl ModelArgs {
@@ -157,19 +176,12 @@ impl ModelArgs {
     }
 
     fn options(&self) -> LoadOptions {
-        let i2s_layout = match self.i2s_layout {
-            I2sArg::Block128 => I2sLayout::Block128,
-            I2sArg::Block64 => I2sLayout::Block64,
-            I2sArg::FourRows => I2sLayout::FourRows,
-        };
-        let activation = self.activation.map(|activation| match activation {
-            ActivationArg::Relu2 => Activation::Relu2,
-            ActivationArg::Silu => Activation::Silu,
-        });
+        let open =
+            OpenOptions { i2s_layout: self.i2s_layout.into(), activation: self.activation.map(ActivationArg::into) };
         LoadOptions {
             device: self.device.clone(),
             tokenizer: self.tokenizer.clone(),
-            open: OpenOptions { i2s_layout, activation },
+            open,
             offline: self.offline,
             weights: self.weights,
             adapter: self.lora.clone(),
