@@ -192,7 +192,7 @@ impl Convert {
     fn target(&self, source: &Checkpoint) -> Target {
         let floats = self.embd.map(StorageType::from);
         if let Some(form) = self.to.folder() {
-            let dtype = floats.unwrap_or_else(|| folder_type(source));
+            let dtype = floats.unwrap_or_else(|| folder_type(source, form));
             return Target::HuggingFace(HuggingFaceOptions { form, dtype });
         }
         let options = GgufOptions {
@@ -226,7 +226,10 @@ impl Convert {
             ScaleFidelity::HalfPrecision => "trits the same to the bit, scales rounded to f16",
             ScaleFidelity::Inverse => "trits the same to the bit, scales stored as their inverse",
         };
-        let compared = format!("{ternary} ternary tensors: {scales}; {floats} float tensors compared");
+        let compared = match ternary {
+            0 => format!("{floats} float tensors compared"),
+            _ => format!("{ternary} ternary tensors: {scales}; {floats} float tensors compared"),
+        };
         let out = self.out.display();
         Ok(writeln!(stdout(), "{out}: {bytes} bytes in {seconds:.1} s; {compared}")?)
     }
@@ -243,16 +246,12 @@ pub fn refuse_target(out: &Path, overwrite: bool, is_gguf: bool) -> Result<(), C
     Ok(())
 }
 
-/// One type for everything in a folder that is no trit: that of the source's embedding and scales, where they share one.
-/// F32 holds every scale, but needs twice the place.
-fn folder_type(source: &Checkpoint) -> StorageType {
-    let of = |ending: &'static str| source.tensors().filter(move |t| t.name.ends_with(ending)).map(|t| t.dtype);
-    let shared = of("embed_tokens.weight").next().filter(|dtype| matches!(dtype, StorageType::F16 | StorageType::BF16));
-    let is_linear_of = |dtype| of("_proj.weight").all(|linear| linear == dtype);
-    match shared {
-        // Packed, with scales beside; or masters, which are kept as they are.
-        Some(dtype) if of("weight_scale").next().is_some() && of("weight_scale").all(|scale| scale == dtype) => dtype,
-        Some(dtype) if is_linear_of(dtype) => dtype,
-        _ => StorageType::F32,
-    }
+/// One type for everything in a folder that is no trit: that of the source's embedding and scales, where they share one, or of
+/// masters that stay masters. F32 holds every scale, but needs twice the place.
+fn folder_type(source: &Checkpoint, form: HuggingFaceForm) -> StorageType {
+    let types = |ending: &'static str| source.tensors().filter(move |t| t.name.ends_with(ending)).map(|t| t.dtype);
+    let embedding = types("embed_tokens.weight").find(|dtype| matches!(dtype, StorageType::F16 | StorageType::BF16));
+    let shares = |ending: &'static str, dtype| types(ending).count() > 0 && types(ending).all(|other| other == dtype);
+    let is_master = |dtype| form == HuggingFaceForm::Master && shares("_proj.weight", dtype);
+    embedding.filter(|dtype| shares("weight_scale", *dtype) || is_master(*dtype)).unwrap_or(StorageType::F32)
 }

@@ -115,6 +115,16 @@ impl FloatReader {
         read_rows(self.blob.path(), &self.info, bytes, rows, out)
     }
 
+    /// The stored bytes of some rows, where the file has them in this order.
+    pub(crate) fn stored(&self, rows: Range<usize>) -> Option<&[u8]> {
+        let (all, _) = self.info.rows_cols();
+        if self.info.interleaved_heads.is_some() || rows.end > all {
+            return None;
+        }
+        let (offset, row_bytes) = (self.info.offset as usize, self.info.bytes as usize / all.max(1));
+        self.blob.bytes().get(offset + rows.start * row_bytes..offset + rows.end * row_bytes)
+    }
+
     /// Tells the system that the pages of these rows are not needed any more, where the rows are in the file's order.
     pub fn release(&self, rows: Range<usize>) {
         let (all, _) = self.info.rows_cols();

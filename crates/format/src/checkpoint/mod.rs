@@ -161,6 +161,14 @@ impl Checkpoint {
         }
     }
 
+    /// [`release`](Self::release) for some of a tensor's bytes.
+    pub(crate) fn release_part(&self, name: &str, bytes: std::ops::Range<usize>) {
+        if let Some(info) = self.info(name) {
+            let offset = info.offset as usize;
+            self.files[info.file].release(offset + bytes.start..offset + bytes.end);
+        }
+    }
+
     /// What the checkpoint carries of its tokenizer.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ pub struct Report {
     pub bytes: u64,
     /// Tensors whose trits were compared.
     pub ternary: usize,
-    /// Tensors whose floats were compared; those in blocks (Q8_0, Q6_K) are not among them.
+    /// Tensors whose floats were compared.
     pub floats: usize,
     /// What the scales of the trits went through.
     pub scales: ScaleFidelity,

@@ -8,6 +8,9 @@ use crate::export::gguf_keys::file_type_of;
 use crate::gguf::{Value, Writer};
 use crate::{Activation, Checkpoint, FormatError, Metadata, StorageType, open};
 
+/// Bytes that are dealt with at once, so that a large tensor is never mapped whole.
+const CHUNK: usize = 16 << 20;
+
 /// What is wrong or missing among a file's keys outside its tokenizer, with what is right:
 ///
 /// - `A.hidden_activation` of a `bitnet-25` or `bitnet-b1.58` with squared ReLU, which readers otherwise have to know;
@@ -72,14 +75,28 @@ pub fn repair(
         Ok::<(), FormatError>(())
     };
     let mut out = writer.create(path, overwrite)?;
-    each(Stage::Write, &mut |name, stored_name| out.write(stored_name, source.bytes(name)?))?;
+    each(Stage::Write, &mut |name, stored_name| {
+        let bytes = source.bytes(name)?;
+        out.write_with(stored_name, |out| {
+            bytes.chunks(CHUNK).enumerate().try_for_each(|(index, chunk)| {
+                out.write_all(chunk)?;
+                source.release_part(name, index * CHUNK..index * CHUNK + chunk.len());
+                Ok(())
+            })
+        })
+    })?;
     let draft = Draft::file(out.finish_unnamed()?);
     let written = open(draft.path())?;
     each(Stage::Verify, &mut |name, stored_name| {
-        if written.bytes(name)? != source.bytes(name)? {
-            return Err(FormatError::tensor(path, stored_name, "does not come back: other bytes"));
+        let (meant, found) = (source.bytes(name)?, written.bytes(name)?);
+        for (index, (chunk, other)) in meant.chunks(CHUNK).zip(found.chunks(CHUNK)).enumerate() {
+            if chunk != other {
+                return Err(FormatError::tensor(path, stored_name, "does not come back: other bytes"));
+            }
+            let pages = index * CHUNK..index * CHUNK + chunk.len();
+            source.release_part(name, pages.clone());
+            written.release_part(name, pages);
         }
-        written.release(name);
         Ok(())
     })?;
     let bytes = written.source().files.iter().map(|file| file.bytes).sum();

@@ -6,9 +6,9 @@ use bitnet_ternary::{Packing, Scale, TernaryMatrix};
 use half::f16;
 
 use super::{Progress, Report, Stage, Target, ahead, weights};
-use crate::export::floats::rounded;
+use crate::export::floats;
 use crate::export::{HuggingFaceForm, Model, Tensor, TensorData, TensorKind};
-use crate::{Checkpoint, FormatError, I2sLayout, OpenOptions, open_with};
+use crate::{Checkpoint, FormatError, I2sLayout, OpenOptions, StorageType, open_with};
 
 /// Floats that are compared at once.
 const CHUNK: usize = 1 << 18;
@@ -59,7 +59,6 @@ fn layout(target: &Target) -> I2sLayout {
 enum Compared {
     Ternary,
     Floats,
-    Skipped,
 }
 
 /// Opens what lies at `draft` and compares it with its source. Errors name `path`, where it is to be.
@@ -93,7 +92,6 @@ pub(super) fn verify(
             match next() {
                 Ok(Compared::Ternary) => report.ternary += 1,
                 Ok(Compared::Floats) => report.floats += 1,
-                Ok(Compared::Skipped) => {}
                 Err(Trouble::Differs(what)) => {
                     return Err(FormatError::tensor(path, &tensor.name, format!("does not come back: {what}")));
                 }
@@ -144,44 +142,59 @@ impl Comparison<'_> {
         }
     }
 
-    /// Floats, rounded as they are stored. Blocks round in a way of their own.
+    /// Floats: what is stored must be the bytes that they are encoded to.
     fn floats(&self) -> Result<Compared, Trouble> {
-        let name = &self.tensor.name;
-        let dtype = self.written.info(name).map(|info| info.dtype);
-        let Some(dtype) = dtype.filter(|dtype| dtype.block_format().is_none()) else {
-            self.written.bytes(name)?;
-            return Ok(Compared::Skipped);
-        };
-        let written = self.written.float_reader(name)?;
-        let (rows, cols) = written.rows_cols();
+        let written = self.written.float_reader(&self.tensor.name)?;
+        let (dtype, (rows, cols)) = (written.dtype(), written.rows_cols());
         let source = self.tensor.read(self.source)?;
         let step = (CHUNK / cols.max(1)).max(1);
-        let (mut meant, mut found) = (vec![0.0; step.min(rows) * cols], vec![0.0; step.min(rows) * cols]);
+        let (mut values, mut meant, mut found) = (vec![0.0; step.min(rows) * cols], Vec::new(), Vec::new());
         for start in (0..rows).step_by(step) {
             let range = start..rows.min(start + step);
-            // With the rows before, for the pages that the two share.
-            let pages = start.saturating_sub(step)..range.end;
-            let (meant, found) = (&mut meant[..range.len() * cols], &mut found[..range.len() * cols]);
-            match &source {
-                TensorData::Floats(values) => meant.copy_from_slice(&values[range.start * cols..range.end * cols]),
-                TensorData::Reader(reader) => {
-                    reader.read(range.clone(), meant)?;
-                    reader.release(pages.clone());
+            let values = &mut values[..range.len() * cols];
+            meant.clear();
+            let meant: &[u8] = match &source {
+                TensorData::Floats(all) => {
+                    encode(&all[range.start * cols..range.end * cols], dtype, &mut meant)?;
+                    &meant
                 }
+                TensorData::Reader(reader) => match reader.stored(range.clone()).filter(|_| reader.dtype() == dtype) {
+                    Some(stored) => stored,
+                    None => {
+                        reader.read(range.clone(), values)?;
+                        encode(values, dtype, &mut meant)?;
+                        &meant
+                    }
+                },
                 TensorData::Ternary(_) | TensorData::Stored(_) => {
                     return Err(Trouble::Differs("other data than declared".to_string()));
                 }
+            };
+            found.clear();
+            let found: &[u8] = match written.stored(range.clone()) {
+                Some(stored) => stored,
+                None => {
+                    written.read(range.clone(), values)?;
+                    encode(values, dtype, &mut found)?;
+                    &found
+                }
+            };
+            if meant != found {
+                return Err(Trouble::Differs(format!("other numbers in rows {start} to {}", range.end - 1)));
             }
-            written.read(range, found)?;
-            written.release(pages);
-            if let Some(at) = meant.iter().zip(&*found).position(|(meant, found)| rounded(*meant, dtype) != *found) {
-                let (row, col) = (start + at / cols, at % cols);
-                let what = format!("row {row}, column {col} is {} and was {}", found[at], meant[at]);
-                return Err(Trouble::Differs(what));
+            // With the rows before, for the pages that the two share.
+            let pages = start.saturating_sub(step)..range.end;
+            written.release(pages.clone());
+            if let TensorData::Reader(reader) = &source {
+                reader.release(pages);
             }
         }
         Ok(Compared::Floats)
     }
+}
+
+fn encode(values: &[f32], dtype: StorageType, out: &mut Vec<u8>) -> Result<(), Trouble> {
+    floats::encode(values, dtype, 0, out).map_err(Trouble::Differs)
 }
 
 /// Where two matrices differ. A scale that no trit is multiplied by may be any.

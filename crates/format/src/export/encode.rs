@@ -67,29 +67,36 @@ impl Payload {
     /// [`io::Error`], which [`cause`] takes out again.
     pub(super) fn write_to(&self, file: &Path, tensor: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut bytes = Vec::new();
-        let mut write = |values: &[f32], dtype: StorageType, first: usize| {
-            bytes.clear();
-            floats::encode(values, dtype, first, &mut bytes)
-                .map_err(|reason| io::Error::other(FormatError::tensor(file, tensor, reason)))?;
-            out.write_all(&bytes)
-        };
+        let refuse = |reason| io::Error::other(FormatError::tensor(file, tensor, reason));
         match self {
             Self::Bytes(bytes) => out.write_all(bytes),
             // Rows are of whole blocks, and so is a chunk.
-            Self::Floats { values, dtype } => {
-                values.chunks(CHUNK).enumerate().try_for_each(|(index, values)| write(values, *dtype, index * CHUNK))
-            }
+            Self::Floats { values, dtype } => values.chunks(CHUNK).enumerate().try_for_each(|(index, values)| {
+                bytes.clear();
+                floats::encode(values, *dtype, index * CHUNK, &mut bytes).map_err(refuse)?;
+                out.write_all(&bytes)
+            }),
             Self::Reader { reader, dtype } => {
                 let (rows, cols) = reader.rows_cols();
                 let step = (CHUNK / cols.max(1)).max(1);
                 let mut values = vec![0.0; step.min(rows) * cols];
                 for start in (0..rows).step_by(step) {
-                    let end = rows.min(start + step);
-                    let values = &mut values[..(end - start) * cols];
-                    reader.read(start..end, values).map_err(io::Error::other)?;
-                    write(values, *dtype, start * cols)?;
+                    let range = start..rows.min(start + step);
+                    let values = &mut values[..range.len() * cols];
+                    reader.read(range.clone(), values).map_err(io::Error::other)?;
+                    match reader.stored(range.clone()).filter(|_| reader.dtype() == *dtype) {
+                        Some(stored) => {
+                            floats::check(values, *dtype, start * cols).map_err(refuse)?;
+                            out.write_all(stored)?;
+                        }
+                        None => {
+                            bytes.clear();
+                            floats::encode(values, *dtype, start * cols, &mut bytes).map_err(refuse)?;
+                            out.write_all(&bytes)?;
+                        }
+                    }
                     // With the rows before, for the pages that the two share.
-                    reader.release(start.saturating_sub(step)..end);
+                    reader.release(start.saturating_sub(step)..range.end);
                 }
                 Ok(())
             }

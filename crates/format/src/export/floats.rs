@@ -20,7 +20,7 @@ pub(super) fn check_dtype(file: &Path, dtype: StorageType) -> Result<(), FormatE
 }
 
 /// The nearest number of a plain type; the number itself for a type of blocks.
-pub(crate) fn rounded(value: f32, dtype: StorageType) -> f32 {
+pub(super) fn rounded(value: f32, dtype: StorageType) -> f32 {
     match dtype {
         StorageType::F16 => f16::from_f32(value).to_f32(),
         StorageType::BF16 => bf16::from_f32(value).to_f32(),
@@ -28,27 +28,36 @@ pub(crate) fn rounded(value: f32, dtype: StorageType) -> f32 {
     }
 }
 
-/// Appends values as `dtype`, one that [`check_dtype`] allows; of a type of blocks they are whole ones. `first` is the place
-/// of the first value in its tensor.
+/// Checks that values are finite and stay so as `dtype`. `first` is the place of the first value in its tensor.
 ///
 /// # Errors
 ///
-/// Says which value is not finite, or does not stay so.
-pub(super) fn encode(values: &[f32], dtype: StorageType, first: usize, out: &mut Vec<u8>) -> Result<(), String> {
+/// Says which value does not.
+pub(super) fn check(values: &[f32], dtype: StorageType, first: usize) -> Result<(), String> {
     // What is more than 65504 as an f16 is infinite; as a scale of blocks, which is an f16 too, it is not wanted either.
     let limit = match dtype {
         StorageType::F32 => f32::MAX,
-        // Halfway between the largest number and the next power of two, ties go up.
+        // Below halfway between the largest number and the next power of two: ties go up.
         StorageType::BF16 => f32::from_bits(0x7f7f_7fff),
         StorageType::F16 => 65_520f32.next_down(),
         _ => f16::MAX.to_f32(),
     };
     // NaN is not below anything.
-    if !values.iter().fold(true, |fine, x| fine & (x.abs() <= limit)) {
-        let (at, value) = values.iter().enumerate().find(|(_, x)| !(x.abs() <= limit)).unwrap_or((0, &f32::NAN));
-        let why = if value.is_finite() { format!(", which no {dtype} number reaches") } else { String::new() };
-        return Err(format!("has {value} at element {}{why}", first + at));
+    if values.iter().fold(true, |fine, x| fine & (x.abs() <= limit)) {
+        return Ok(());
     }
+    let (at, value) = values.iter().enumerate().find(|(_, x)| !(x.abs() <= limit)).unwrap_or((0, &f32::NAN));
+    let why = if value.is_finite() { format!(", which no {dtype} number reaches") } else { String::new() };
+    Err(format!("has {value} at element {}{why}", first + at))
+}
+
+/// Appends values as `dtype`, one that [`check_dtype`] allows; of a type of blocks they are whole ones.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) fn encode(values: &[f32], dtype: StorageType, first: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    check(values, dtype, first)?;
     match dtype {
         StorageType::F16 => halves(values, out, f16::to_le_bytes, |x, y| y.convert_from_f32_slice(x)),
         StorageType::BF16 => halves(values, out, bf16::to_le_bytes, |x, y| y.convert_from_f32_slice(x)),

@@ -31,6 +31,7 @@ pub(super) fn keys(
     options: &GgufOptions,
 ) -> Result<Keys, FormatError> {
     let config = &model.config;
+    check_activations(file, model, plan, options)?;
     let mut put = Put { file, architecture, metadata: Metadata::default() };
     put.general("architecture", architecture)?;
     put.general("name", model.name.as_str())?;
@@ -93,6 +94,27 @@ pub(super) fn keys(
     };
     fidelity::check(file, &ModelConfig { rope_scaling, ..config.clone() }, &read, plan.linear_norms)?;
     Ok(Keys { metadata, rope_factors })
+}
+
+/// Refuses a packing that readers take for a sign of other activations than the model's: GGUF has no key for them.
+fn check_activations(file: &Path, model: &Model, plan: Plan, options: &GgufOptions) -> Result<(), FormatError> {
+    let is_q2 = matches!(options.packing, Packing::Q2_0 { .. });
+    let what = match model.config.activation_bits {
+        Some(bits) if plan.ternary && is_q2 && !plan.linear_norms => {
+            format!(
+                "{} for a model with {bits}-bit activations (`activation_bits`): it is the type of those with float ones",
+                options.packing
+            )
+        }
+        None if plan.ternary && !is_q2 => {
+            format!(
+                "{} for a model with float activations (`activation_bits`): Q2_0 is the type for it",
+                options.packing
+            )
+        }
+        _ => return Ok(()),
+    };
+    Err(FormatError::unsupported(file, what))
 }
 
 /// Adds keys; none is added twice.
