@@ -34,6 +34,9 @@ pub enum Format {
     /// A folder as Hugging Face transformers writes it, with linears packed into bytes.
     #[value(name = "hf-packed")]
     HfPacked,
+    /// The same with linears as float masters, which a reader quantizes: another model than the others.
+    #[value(name = "hf-master")]
+    HfMaster,
 }
 
 /// How the embedding, which is also the head, is stored.
@@ -61,7 +64,7 @@ pub enum Architecture {
 impl From<Format> for Storage {
     /// The embedding and the architecture that published files of the format have.
     fn from(format: Format) -> Self {
-        let embedding = if format == Format::HfPacked { Embedding::Bf16 } else { Embedding::F16 };
+        let embedding = if format.gguf().is_some() { Embedding::F16 } else { Embedding::Bf16 };
         Self { format, embedding, architecture: Architecture::BitnetB158 }
     }
 }
@@ -74,7 +77,7 @@ impl Format {
             Self::Tq2_0 => Some((Packing::Tq2_0, 37)),
             Self::Iq2Bn => Some((Packing::Iq2Bn, 137)),
             Self::Iq2BnR4 => Some((Packing::Iq2BnR4, 337)),
-            Self::HfPacked => None,
+            Self::HfPacked | Self::HfMaster => None,
         }
     }
 }

@@ -139,6 +139,7 @@ impl Put<'_> {
     }
 
     fn tokenizer(&mut self, tokenizer: GgufTokenizer) -> Result<(), FormatError> {
+        let is_bpe = tokenizer.model == "gpt2";
         self.add("tokenizer.ggml.model", tokenizer.model)?;
         if let Some(pre) = tokenizer.pre {
             self.add("tokenizer.ggml.pre", pre)?;
@@ -150,7 +151,10 @@ impl Put<'_> {
         if !tokenizer.token_types.is_empty() {
             self.add("tokenizer.ggml.token_type", tokenizer.token_types)?;
         }
-        self.add("tokenizer.ggml.merges", tokenizer.merges)?;
+        // A byte-level BPE without any still has to say so.
+        if is_bpe || !tokenizer.merges.is_empty() {
+            self.add("tokenizer.ggml.merges", tokenizer.merges)?;
+        }
         for (name, id) in [("unknown", tokenizer.unknown), ("padding", tokenizer.pad)] {
             if let Some(id) = id {
                 self.add(&format!("tokenizer.ggml.{name}_token_id"), id)?;

@@ -26,6 +26,7 @@ mod hugging_face_config;
 mod plan;
 mod source;
 mod vocabulary;
+mod vocabulary_pieces;
 
 use bitnet_ternary::TernaryMatrix;
 use bytes::Bytes;
