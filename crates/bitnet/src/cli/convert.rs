@@ -7,7 +7,7 @@ use std::time::Instant;
 use bitnet::conversion;
 use bitnet::format::convert::{Report, ScaleFidelity, Target};
 use bitnet::format::export::{Architecture, GgufOptions, HuggingFaceForm, HuggingFaceOptions};
-use bitnet::format::{Checkpoint, Packing, StorageType};
+use bitnet::format::{Checkpoint, Packing, ScaleDirection, StorageType};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -246,12 +246,16 @@ pub fn refuse_target(out: &Path, overwrite: bool, is_gguf: bool) -> Result<(), C
     Ok(())
 }
 
-/// One type for everything in a folder that is no trit: that of the source's embedding and scales, where they share one, or of
-/// masters that stay masters. F32 holds every scale, but needs twice the place.
+/// One type for everything in a folder that is no trit: that of the source's embedding and scales, where they share one and the
+/// scales stay what they are, or that of masters that stay masters. F32 holds every scale, but needs twice the place.
 fn folder_type(source: &Checkpoint, form: HuggingFaceForm) -> StorageType {
     let types = |ending: &'static str| source.tensors().filter(move |t| t.name.ends_with(ending)).map(|t| t.dtype);
     let embedding = types("embed_tokens.weight").find(|dtype| matches!(dtype, StorageType::F16 | StorageType::BF16));
     let shares = |ending: &'static str, dtype| types(ending).count() > 0 && types(ending).all(|other| other == dtype);
+    let divides = source.config().weight_scale == ScaleDirection::Divide;
+    let keeps_scales = divides == (form == HuggingFaceForm::PackedBitLinear);
     let is_master = |dtype| form == HuggingFaceForm::Master && shares("_proj.weight", dtype);
-    embedding.filter(|dtype| shares("weight_scale", *dtype) || is_master(*dtype)).unwrap_or(StorageType::F32)
+    embedding
+        .filter(|dtype| (keeps_scales && shares("weight_scale", *dtype)) || is_master(*dtype))
+        .unwrap_or(StorageType::F32)
 }
