@@ -38,14 +38,16 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
     if found != expected {
         return Err(TernaryError::Length { what: "weights", rows, cols, expected, found });
     }
-    if let Some(index) = w.iter().position(|x| !x.is_finite()) {
+    let mut sum = 0.0;
+    Sum { weights: w, cols, sum: &mut sum }.run_widened();
+    // No finite f32s add up to more than an f64 holds.
+    if !sum.is_finite()
+        && let Some(index) = w.iter().position(|x| !x.is_finite())
+    {
         return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value: w[index] });
     }
     let scale = match granularity {
-        Granularity::Tensor => {
-            let sum = w.chunks_exact(cols).map(sum_of_magnitudes).sum();
-            Scale::Tensor(mean_of(sum, w.len()))
-        }
+        Granularity::Tensor => Scale::Tensor(mean_of(sum, w.len())),
         Granularity::Row => Scale::Row(w.chunks_exact(cols).map(mean_magnitude).collect()),
         Granularity::Group(0) => return Err(TernaryError::EmptyGroup),
         Granularity::Group(size) => {
@@ -56,6 +58,20 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
     let mut words = Vec::with_capacity(rows * words_per_row(cols));
     Round { weights: w, cols, scale: &scale, words: &mut words }.run_widened();
     TernaryMatrix::from_words(rows, cols, words, scale)
+}
+
+/// Adds up magnitudes row by row.
+struct Sum<'a> {
+    weights: &'a [f32],
+    cols: usize,
+    sum: &'a mut f64,
+}
+
+impl Wide for Sum<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.sum = self.weights.chunks_exact(self.cols).map(sum_of_magnitudes).sum();
+    }
 }
 
 /// Rounds weights to codes.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use bitnet_ternary::zeroed;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -25,7 +26,7 @@ impl Checkpoint {
             return Ok(self.decode_ternary(info)?.to_f32());
         }
         let (rows, _) = info.rows_cols();
-        let mut out = vec![0.0; info.elements()];
+        let mut out = zeroed(info.elements());
         self.plain_rows(info, 0..rows, &mut out)?;
         Ok(out)
     }

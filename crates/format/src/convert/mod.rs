@@ -2,8 +2,8 @@
 //!
 //! Tensors are read a few ahead of the one that is written, on several threads. None but those few are ever in memory, and
 //! a matrix that stays floats is not even held whole. What was written is then opened as any model and compared with its
-//! source tensor by tensor: trits to the bit, scales to the bit or as the format rounds them, floats as their type
-//! rounds them.
+//! source tensor by tensor: trits to the bit (by a SHA-256 taken before they were written), scales to the bit or as the format
+//! rounds them, floats as their type rounds them.
 //!
 //! ```no_run
 //! use bitnet_format::convert::{Conversion, Target};
@@ -22,14 +22,17 @@ mod repair;
 mod verify;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use bitnet_ternary::quantize::already_ternary;
 
 pub use repair::{faults, repair};
 pub use verify::ScaleFidelity;
+use verify::{Fingerprint, verify};
 
 use crate::export::{
-    Draft, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorKind, draft_gguf, draft_hugging_face,
+    Draft, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, TensorKind, draft_gguf,
+    draft_hugging_face,
 };
 use crate::{Checkpoint, FormatError, StorageType};
 
@@ -115,8 +118,9 @@ impl Conversion<'_> {
         if let Target::Gguf(options) | Target::GgufFloats(options) = &self.target {
             keep_blocks(self.source, &mut model, options.floats);
         }
-        let draft = self.draft(&model, path, overwrite, progress)?;
-        let report = verify::verify(self.source, &model, &self.target, draft.path(), path, progress)?;
+        let fingerprints: Vec<_> = model.tensors.iter().map(|_| OnceLock::new()).collect();
+        let draft = self.draft(&model, &fingerprints, path, overwrite, progress)?;
+        let report = verify(self.source, &model, &fingerprints, &self.target, draft.path(), path, progress)?;
         draft.publish()?;
         Ok(report)
     }
@@ -124,14 +128,16 @@ impl Conversion<'_> {
     fn draft<'p>(
         &self,
         model: &Model,
+        fingerprints: &[OnceLock<Fingerprint>],
         path: &'p Path,
         overwrite: bool,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Draft<'p>, FormatError> {
         let read = |index: usize| {
             let data = model.tensors[index].read(self.source);
-            // What is not read from the file later is not needed any more.
-            if model.tensors[index].kind == TensorKind::Ternary {
+            if let Ok(TensorData::Ternary(matrix)) = &data {
+                // Each tensor is read once, so there is none yet.
+                let _ = fingerprints[index].set(Fingerprint::of(matrix));
                 self.source.release(&model.tensors[index].name);
             }
             data

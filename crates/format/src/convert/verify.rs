@@ -1,9 +1,11 @@
 //! What was written against what it was written from.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use bitnet_ternary::{Packing, Scale, TernaryMatrix};
 use half::f16;
+use sha2::{Digest, Sha256};
 
 use super::{Progress, Report, Stage, Target, ahead, weights};
 use crate::export::floats;
@@ -55,13 +57,40 @@ fn layout(target: &Target) -> I2sLayout {
     }
 }
 
+/// A ternary matrix as it was handed to the writer, without its trits.
+pub(super) struct Fingerprint {
+    shape: (usize, usize),
+    /// SHA-256 of the code words.
+    trits: [u8; 32],
+    scale: Scale,
+}
+
+impl Fingerprint {
+    pub(super) fn of(matrix: &TernaryMatrix) -> Self {
+        Self { shape: (matrix.rows(), matrix.cols()), trits: digest(matrix), scale: matrix.scale().clone() }
+    }
+}
+
+fn digest(matrix: &TernaryMatrix) -> [u8; 32] {
+    const WORDS: usize = 1024;
+    let (mut hash, mut bytes) = (Sha256::new(), [0; 4 * WORDS]);
+    for words in matrix.words().chunks(WORDS) {
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *bytes = word.to_le_bytes();
+        }
+        hash.update(&bytes[..4 * words.len()]);
+    }
+    hash.finalize().into()
+}
+
 /// What comparing one tensor gave.
 enum Compared {
     Ternary,
     Floats,
 }
 
-/// Opens what lies at `draft` and compares it with its source. Errors name `path`, where it is to be.
+/// Opens what lies at `draft` and compares it with its source: trits with the fingerprints that they had when they were handed to
+/// the writer, the rest with the source itself. Errors name `path`, where it is to be.
 ///
 /// # Errors
 ///
@@ -69,6 +98,7 @@ enum Compared {
 pub(super) fn verify(
     source: &Checkpoint,
     model: &Model,
+    fingerprints: &[OnceLock<Fingerprint>],
     target: &Target,
     draft: &Path,
     path: &Path,
@@ -78,7 +108,8 @@ pub(super) fn verify(
     let scales = ScaleFidelity::of(target);
     let compare = |index: usize| {
         let tensor = &model.tensors[index];
-        let result = Comparison { source, written: &written, tensor, scales }.run();
+        let fingerprint = fingerprints[index].get();
+        let result = Comparison { source, written: &written, tensor, fingerprint, scales }.run();
         source.release(&tensor.name);
         written.release(&tensor.name);
         result
@@ -120,22 +151,23 @@ struct Comparison<'a> {
     source: &'a Checkpoint,
     written: &'a Checkpoint,
     tensor: &'a Tensor,
+    fingerprint: Option<&'a Fingerprint>,
     scales: ScaleFidelity,
 }
 
 impl Comparison<'_> {
     fn run(&self) -> Result<Compared, Trouble> {
         let name = &self.tensor.name;
-        match (self.tensor.kind, &self.tensor.shape[..]) {
-            (TensorKind::Ternary, &[rows, cols]) => {
+        match (self.tensor.kind, self.fingerprint) {
+            (TensorKind::Ternary, Some(meant)) => {
                 let linear = name.strip_suffix(".weight").unwrap_or(name);
-                let meant = self.source.ternary(linear, rows, cols)?;
-                let found = self.written.ternary(linear, rows, cols)?;
-                match difference(&meant, &found, self.scales) {
+                let found = self.written.ternary(linear, meant.shape.0, meant.shape.1)?;
+                match difference(meant, &found, self.scales) {
                     Some(what) => Err(Trouble::Differs(what)),
                     None => Ok(Compared::Ternary),
                 }
             }
+            (TensorKind::Ternary, None) => Err(Trouble::Differs("it was never handed to the writer".to_string())),
             (TensorKind::Stored(_), _) if self.source.bytes(name)? == self.written.bytes(name)? => Ok(Compared::Floats),
             (TensorKind::Stored(_), _) => Err(Trouble::Differs("other bytes".to_string())),
             _ => self.floats(),
@@ -197,24 +229,24 @@ fn encode(values: &[f32], dtype: StorageType, out: &mut Vec<u8>) -> Result<(), T
     floats::encode(values, dtype, 0, out).map_err(Trouble::Differs)
 }
 
-/// Where two matrices differ. A scale that no trit is multiplied by may be any.
-fn difference(meant: &TernaryMatrix, found: &TernaryMatrix, scales: ScaleFidelity) -> Option<String> {
-    let (rows, cols) = (meant.rows(), meant.cols());
-    if (found.rows(), found.cols()) != (rows, cols) {
-        return Some(format!("a matrix of [{}, {}]", found.rows(), found.cols()));
+/// Where a matrix differs from what it is meant to be. A scale that no trit is multiplied by may be any.
+fn difference(meant: &Fingerprint, found: &TernaryMatrix, scales: ScaleFidelity) -> Option<String> {
+    let (rows, cols) = (found.rows(), found.cols());
+    if (rows, cols) != meant.shape {
+        return Some(format!("a matrix of [{rows}, {cols}]"));
     }
-    if let Some(row) = (0..rows).find(|row| meant.row_words(*row) != found.row_words(*row)) {
-        return Some(format!("other trits in row {row}"));
+    if digest(found) != meant.trits {
+        return Some("other trits".to_string());
     }
-    if let (Scale::Tensor(one), Scale::Tensor(other)) = (meant.scale(), found.scale()) {
-        let same = scales.holds(*one, *other) || meant.zero_fraction() == 1.0;
+    if let (Scale::Tensor(one), Scale::Tensor(other)) = (&meant.scale, found.scale()) {
+        let same = scales.holds(*one, *other) || found.zero_fraction() == 1.0;
         return (!same).then(|| format!("the scale is {other:e} and was {one:e}"));
     }
-    let step = gcd(block(meant.scale(), cols), block(found.scale(), cols));
+    let step = gcd(block(&meant.scale, cols), block(found.scale(), cols));
     for row in 0..rows {
-        let trits: Vec<i8> = meant.row_trits(row).collect();
+        let trits: Vec<i8> = found.row_trits(row).collect();
         for (index, trits) in trits.chunks(step).enumerate() {
-            let (one, other) = (meant.scale().at(row, index * step, cols), found.scale().at(row, index * step, cols));
+            let (one, other) = (meant.scale.at(row, index * step, cols), found.scale().at(row, index * step, cols));
             if !scales.holds(one, other) && trits.iter().any(|trit| *trit != 0) {
                 return Some(format!("the scale of row {row}, column {} is {other:e} and was {one:e}", index * step));
             }
@@ -246,9 +278,10 @@ mod tests {
     #[test]
     fn differences_are_found_and_scales_of_nothing_are_none() {
         let trits = [1, 0, -1, 0, 0, 0, 0, 1];
-        let one = matrix(&trits, Scale::Tensor(0.1));
+        let same = matrix(&trits, Scale::Tensor(0.1));
+        let one = Fingerprint::of(&same);
         let exact = |found: &TernaryMatrix| difference(&one, found, ScaleFidelity::Exact);
-        assert_eq!(exact(&one), None);
+        assert_eq!(exact(&same), None);
         assert_eq!(exact(&matrix(&trits, Scale::Row(vec![0.1, 0.1]))), None);
         let grouped = |values: [f32; 4]| matrix(&trits, Scale::Group { size: 2, values: values.to_vec() });
         assert_eq!(exact(&grouped([0.1, 0.1, 0.0, 0.1])), None, "columns 0 and 1 of row 1 are zeros");
@@ -256,7 +289,7 @@ mod tests {
         assert!(said.contains("row 0, column 2"), "{said}");
         let mut other = trits;
         other[6] = -1;
-        assert_eq!(exact(&matrix(&other, Scale::Tensor(0.1))).unwrap(), "other trits in row 1");
+        assert_eq!(exact(&matrix(&other, Scale::Tensor(0.1))).unwrap(), "other trits");
 
         let half = matrix(&trits, Scale::Tensor(f16::from_f32(0.1).to_f32()));
         assert!(exact(&half).is_some());
@@ -265,6 +298,6 @@ mod tests {
         assert_eq!(difference(&one, &neighbour, ScaleFidelity::Inverse), None);
         assert!(difference(&one, &neighbour, ScaleFidelity::HalfPrecision).is_some());
         let zeros = |scale| matrix(&[0; 8], Scale::Tensor(scale));
-        assert_eq!(difference(&zeros(0.3), &zeros(0.0), ScaleFidelity::Exact), None);
+        assert_eq!(difference(&Fingerprint::of(&zeros(0.3)), &zeros(0.0), ScaleFidelity::Exact), None);
     }
 }

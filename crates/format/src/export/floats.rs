@@ -42,11 +42,12 @@ pub(super) fn check(values: &[f32], dtype: StorageType, first: usize) -> Result<
         StorageType::F16 => 65_520f32.next_down(),
         _ => f16::MAX.to_f32(),
     };
-    // NaN is not below anything.
-    if values.iter().fold(true, |fine, x| fine & (x.abs() <= limit)) {
+    // False for NaN.
+    let is_fine = |x: &f32| x.abs() <= limit;
+    if values.iter().fold(true, |fine, x| fine & is_fine(x)) {
         return Ok(());
     }
-    let (at, value) = values.iter().enumerate().find(|(_, x)| !(x.abs() <= limit)).unwrap_or((0, &f32::NAN));
+    let (at, value) = values.iter().enumerate().find(|(_, x)| !is_fine(x)).unwrap_or((0, &f32::NAN));
     let why = if value.is_finite() { format!(", which no {dtype} number reaches") } else { String::new() };
     Err(format!("has {value} at element {}{why}", first + at))
 }
