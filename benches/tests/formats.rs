@@ -18,7 +18,8 @@ fn tiny(vocabulary: Vocabulary) -> RandomModel {
 
 /// Writes a model into `folder` and gives its path.
 fn write(model: &RandomModel, storage: Storage, folder: &Path) -> PathBuf {
-    let path = folder.join(if storage.format == Format::HfPacked { "model" } else { "model.gguf" });
+    let is_folder = matches!(storage.format, Format::HfPacked | Format::HfMaster);
+    let path = folder.join(if is_folder { "model" } else { "model.gguf" });
     let mut written = 0;
     generate::write_model(model, storage, &path, false, &mut |weights| written += weights).unwrap();
     assert_eq!(written, model.parameters());
@@ -111,6 +112,9 @@ fn linears_are_stored_as_asked() {
     assert_eq!(dtype(Format::Iq2Bn), StorageType::Ternary(Packing::Iq2Bn));
     assert_eq!(dtype(Format::Iq2BnR4), StorageType::Ternary(Packing::Iq2BnR4));
     assert_eq!(dtype(Format::HfPacked), StorageType::U8);
+    let master = open(&model, Format::HfMaster);
+    assert_eq!(master.info(name).unwrap().dtype, StorageType::BF16);
+    assert!(master.ternary(name.trim_end_matches(".weight"), 256, 512).unwrap().zero_fraction() < 0.5);
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl File<'_> {
         for (name, tensor) in &tensors {
             match tensor.role {
                 Role::Embedding => {
-                    out.write_with(name, |out| model.write_embedding(tensor, embedding, out, progress))?;
+                    out.write_with(name, |out| model.write_floats(tensor, embedding, out, progress))?;
                     continue;
                 }
                 Role::Norm => out.write(name, &1f32.to_le_bytes().repeat(tensor.cols))?,

@@ -1,4 +1,5 @@
-//! A model as a Hugging Face folder like microsoft/bitnet-b1.58-2B-4T: packed linears, each with its scale beside.
+//! A model as a Hugging Face folder like microsoft/bitnet-b1.58-2B-4T: packed linears, each with its scale beside, or masters
+//! in BF16.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,7 +13,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
 use super::{
-    Architecture, Embedding, GenerateError, RMS_NORM_EPS, ROPE_THETA, RandomModel, Role, Storage, Tensor,
+    Architecture, Embedding, Format, GenerateError, RMS_NORM_EPS, ROPE_THETA, RandomModel, Role, Storage, Tensor,
     tokenizer_json,
 };
 
@@ -27,7 +28,7 @@ pub(super) fn write(
     overwrite: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), GenerateError> {
-    let Storage { embedding, architecture, .. } = storage;
+    let Storage { embedding, architecture, format } = storage;
     if architecture != Architecture::BitnetB158 {
         return Err(GenerateError::NotInFolder { what: "the architecture `bitnet`" });
     }
@@ -42,10 +43,10 @@ pub(super) fn write(
     let workshop = tempfile::Builder::new().prefix(".model-").tempdir_in(parent).map_err(wrap)?;
     let (new, old) = (workshop.path().join("new"), workshop.path().join("old"));
     fs::create_dir(&new).map_err(wrap)?;
-    write_json(&new.join("config.json"), &config(model, dtype))?;
+    write_json(&new.join("config.json"), &config(model, format, dtype))?;
     write_json(&new.join("tokenizer_config.json"), &tokenizer_json::config(&model.vocabulary))?;
     tokenizer_json::write(&model.vocabulary, &new.join("tokenizer.json"))?;
-    write_tensors(model, embedding, dtype, &new.join("model.safetensors"), progress)?;
+    write_tensors(model, format, embedding, &new.join("model.safetensors"), progress)?;
 
     // Without a folder to replace, renaming fails on anything that has come to be there meanwhile.
     if overwrite && path.symlink_metadata().is_ok() {
@@ -93,7 +94,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), GenerateError> {
 }
 
 /// `config.json` with the keys of 2B-4T's, but for those that point to Python code in the folder.
-fn config(model: &RandomModel, dtype: Dtype) -> Value {
+fn config(model: &RandomModel, format: Format, dtype: Dtype) -> Value {
     let RandomModel { shape, vocabulary, .. } = model;
     json!({
         "architectures": ["BitNetForCausalLM"],
@@ -111,7 +112,7 @@ fn config(model: &RandomModel, dtype: Dtype) -> Value {
         "quantization_config": {
             "linear_class": "autobitlinear",
             "quant_method": "bitnet",
-            "quantization_mode": "offline",
+            "quantization_mode": if format == Format::HfMaster { "online" } else { "offline" },
         },
         "rms_norm_eps": RMS_NORM_EPS,
         "rope_theta": ROPE_THETA,
@@ -131,12 +132,15 @@ struct Stored<'a> {
 }
 
 /// What there is to store, in the order of the `safetensors` crate: wider types first, then by name.
-fn stored(tensors: &[Tensor], embedding: Dtype) -> Vec<Stored<'_>> {
+fn stored(tensors: &[Tensor], format: Format, embedding: Dtype) -> Vec<Stored<'_>> {
     let mut list = Vec::with_capacity(2 * tensors.len());
     for source in tensors {
         let mut push = |name, dtype, shape| list.push(Stored { name, dtype, shape, source });
         match source.role {
             Role::Embedding => push(source.name(), embedding, vec![source.rows, source.cols]),
+            Role::Linear if format == Format::HfMaster => {
+                push(source.name(), Dtype::BF16, vec![source.rows, source.cols]);
+            }
             Role::Norm => push(source.name(), Dtype::BF16, vec![source.cols]),
             Role::Linear => {
                 push(source.name(), Dtype::U8, vec![source.rows.div_ceil(4), source.cols]);
@@ -150,13 +154,13 @@ fn stored(tensors: &[Tensor], embedding: Dtype) -> Vec<Stored<'_>> {
 
 fn write_tensors(
     model: &RandomModel,
+    format: Format,
     embedding: Embedding,
-    dtype: Dtype,
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), GenerateError> {
     let tensors = model.tensors();
-    let stored = stored(&tensors, dtype);
+    let stored = stored(&tensors, format, dtype(embedding).unwrap_or(Dtype::BF16));
     let wrap = |error| GenerateError::io(path, error);
     let file = File::create_new(path).map_err(wrap)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -165,7 +169,11 @@ fn write_tensors(
         let linear = || model.linear(source).map_err(|source| GenerateError::ternary(&name, source));
         match (source.role, dtype) {
             (Role::Embedding, _) => {
-                model.write_embedding(source, embedding, &mut out, progress).map_err(wrap)?;
+                model.write_floats(source, embedding, &mut out, progress).map_err(wrap)?;
+                continue;
+            }
+            (Role::Linear, _) if format == Format::HfMaster => {
+                model.write_floats(source, Embedding::Bf16, &mut out, progress).map_err(wrap)?;
                 continue;
             }
             (Role::Norm, _) => out.write_all(&bf16::ONE.to_le_bytes().repeat(source.cols)).map_err(wrap)?,

@@ -11,7 +11,6 @@ mod error;
 mod gguf;
 mod hugging_face;
 mod model;
-mod q6_k;
 mod shape;
 mod storage;
 mod tokenizer_json;
@@ -25,7 +24,7 @@ pub use shape::{RMS_NORM_EPS, ROPE_THETA, Shape};
 pub use storage::{Architecture, Embedding, Format, Storage};
 pub use vocabulary::Vocabulary;
 
-/// Writes a model to `path`: a file, or for [`Format::HfPacked`] a folder.
+/// Writes a model to `path`: a file, or for [`Format::HfPacked`] and [`Format::HfMaster`] a folder.
 ///
 /// `progress` is told, again and again, how many weights have been written since the last time; they sum up to
 /// [`RandomModel::parameters`]. What is written takes its name when it is complete. Memory stays within the vocabulary

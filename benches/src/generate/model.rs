@@ -124,14 +124,14 @@ impl RandomModel {
         TernaryMatrix::from_words(tensor.rows, tensor.cols, words, Scale::Tensor(scale))
     }
 
-    /// Writes the embedding, row-major. `progress` is told of the weights of each row.
+    /// Writes a matrix of floats, row-major: the embedding, or a linear as a master. `progress` is told of the weights of each row.
     ///
     /// Values are nearly normal around 0 with a deviation of 0.018, near the 0.02 that models begin training with. They
     /// are multiples of 2⁻¹² below 2⁻⁴, which f16 and bf16 hold exactly; Q6_K rounds them.
     ///
     /// # Errors
     /// When `out` fails.
-    pub fn write_embedding(
+    pub fn write_floats(
         &self,
         tensor: &Tensor,
         embedding: Embedding,
@@ -148,7 +148,7 @@ impl RandomModel {
             row.clear();
             row.extend(sums.map(|sum| levels[sum]));
             encoded.clear();
-            embedding.encode(&row, &mut encoded);
+            embedding.encode(&row, &mut encoded).map_err(io::Error::other)?;
             out.write_all(&encoded)?;
             progress(tensor.cols as u64);
         }
@@ -228,7 +228,7 @@ mod tests {
         let tensor = &model.tensors()[0];
         let bytes = |embedding| {
             let (mut bytes, mut weights) = (Vec::new(), 0);
-            model.write_embedding(tensor, embedding, &mut bytes, &mut |n| weights += n).unwrap();
+            model.write_floats(tensor, embedding, &mut bytes, &mut |n| weights += n).unwrap();
             assert_eq!((bytes.len() as u64, weights), (2 * tensor.weights(), tensor.weights()));
             bytes
         };

@@ -1,10 +1,9 @@
 //! The ways in which one and the same model can be stored.
 
-use bitnet_format::StorageType;
+use bitnet_format::blocks::QuantizeError;
+use bitnet_format::{BlockFormat, StorageType};
 use bitnet_ternary::Packing;
 use half::{bf16, f16};
-
-use super::q6_k;
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +34,9 @@ pub enum Format {
     /// A folder as Hugging Face transformers writes it, with linears packed into bytes.
     #[value(name = "hf-packed")]
     HfPacked,
+    /// The same with linears as float masters, which a reader quantizes: another model than the others.
+    #[value(name = "hf-master")]
+    HfMaster,
 }
 
 /// How the embedding, which is also the head, is stored.
@@ -62,7 +64,7 @@ pub enum Architecture {
 impl From<Format> for Storage {
     /// The embedding and the architecture that published files of the format have.
     fn from(format: Format) -> Self {
-        let embedding = if format == Format::HfPacked { Embedding::Bf16 } else { Embedding::F16 };
+        let embedding = if format.gguf().is_some() { Embedding::F16 } else { Embedding::Bf16 };
         Self { format, embedding, architecture: Architecture::BitnetB158 }
     }
 }
@@ -75,19 +77,23 @@ impl Format {
             Self::Tq2_0 => Some((Packing::Tq2_0, 37)),
             Self::Iq2Bn => Some((Packing::Iq2Bn, 137)),
             Self::Iq2BnR4 => Some((Packing::Iq2BnR4, 337)),
-            Self::HfPacked => None,
+            Self::HfPacked | Self::HfMaster => None,
         }
     }
 }
 
 impl Embedding {
-    /// Appends a row to `out`. A row of [`Embedding::Q6K`] is of whole blocks of 256; what is over is left out.
-    pub(super) fn encode(self, row: &[f32], out: &mut Vec<u8>) {
+    /// Appends a row to `out`. A row of [`Embedding::Q6K`] is of whole blocks of 256.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn encode(self, row: &[f32], out: &mut Vec<u8>) -> Result<(), QuantizeError> {
         match self {
             Self::F16 => out.extend(row.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
             Self::Bf16 => out.extend(row.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes())),
-            Self::Q6K => row.as_chunks().0.iter().for_each(|block| out.extend(q6_k::encode(block))),
+            Self::Q6K => BlockFormat::Q6_K.quantize_row(row, out)?,
         }
+        Ok(())
     }
 }
 

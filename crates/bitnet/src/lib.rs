@@ -17,6 +17,7 @@
 //! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers, and, with the feature
 //! `train`, [`training`].
 
+mod convert;
 mod embedded;
 mod fetch;
 mod layouts;
@@ -32,6 +33,7 @@ pub use bitnet_model as model;
 pub use bitnet_text as text;
 #[cfg(feature = "train")]
 pub use bitnet_training as training;
+pub use convert::{conversion, repairs};
 pub use embedded::{EMBEDDED, embedded};
 pub use fetch::{Observer, fetch};
 pub use layouts::{LayoutCheck, LayoutLoss, check_layouts};

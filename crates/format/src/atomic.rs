@@ -31,12 +31,17 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Opens a temporary file beside `path`, which is removed when it is dropped.
+    /// Opens a temporary file beside `path`, which is removed when it is dropped. Its name begins and ends as said.
     ///
     /// # Errors
     ///
     /// When `path` exists and `overwrite` is false, or its folder cannot be written to.
-    pub(crate) fn begin(path: &Path, overwrite: bool, prefix: &str) -> Result<(Self, NamedTempFile), FormatError> {
+    pub(crate) fn begin(
+        path: &Path,
+        overwrite: bool,
+        prefix: &str,
+        suffix: &str,
+    ) -> Result<(Self, NamedTempFile), FormatError> {
         refuse_existing(path, overwrite)?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
@@ -45,7 +50,8 @@ impl Target {
             // Like any other new file: the umask takes its share. A temporary file is private by default.
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let file = builder.prefix(prefix).tempfile_in(parent(path)).map_err(|e| FormatError::io(path, e))?;
+        let file =
+            builder.prefix(prefix).suffix(suffix).tempfile_in(parent(path)).map_err(|e| FormatError::io(path, e))?;
         Ok((Self { path: path.to_path_buf(), overwrite }, file))
     }
 

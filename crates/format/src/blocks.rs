@@ -4,6 +4,8 @@
 //! The `d` of every format is an f16. Layouts as documented for GGUF files.
 
 mod codes;
+mod q6_k;
+mod q8_0;
 
 use half::f16;
 
@@ -39,6 +41,25 @@ pub struct RowLengthError {
     pub values: usize,
 }
 
+/// Values cannot be stored in a block format.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum QuantizeError {
+    /// This project reads the format and does not write it.
+    #[error("{0:?} is read and not written (Q8_0 and Q6_K are written)")]
+    NotWritten(BlockFormat),
+    /// The values are not of whole blocks.
+    #[error("{values} values are not of whole {format:?} blocks of {elems}", elems = format.block_elems())]
+    Length {
+        /// The format asked for.
+        format: BlockFormat,
+        /// Values given.
+        values: usize,
+    },
+    /// A value is not finite, or larger than any f16.
+    #[error("the value {0} is beyond the scale of a block")]
+    Range(f32),
+}
+
 const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl BlockFormat {
@@ -68,6 +89,37 @@ impl BlockFormat {
         (cols / self.block_elems()).checked_mul(self.block_bytes())
     }
 
+    /// Whether [`quantize_row`](Self::quantize_row) has an encoder for it.
+    pub const fn is_written(self) -> bool {
+        matches!(self, Self::Q8_0 | Self::Q6_K)
+    }
+
+    /// Encodes one row (or any whole number of blocks) and appends the bytes to `out`.
+    ///
+    /// # Errors
+    ///
+    /// When this project does not write the format, the values are not of whole blocks, or one of them is NaN, infinite or
+    /// larger than 65504; nothing is appended then.
+    pub fn quantize_row(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), QuantizeError> {
+        if !self.is_written() {
+            return Err(QuantizeError::NotWritten(self));
+        }
+        if !values.len().is_multiple_of(self.block_elems()) {
+            return Err(QuantizeError::Length { format: self, values: values.len() });
+        }
+        // NaN fails every comparison.
+        if let Some(value) =
+            values.iter().find(|x| !matches!(x.abs().partial_cmp(&f16::MAX.to_f32()), Some(o) if o.is_le()))
+        {
+            return Err(QuantizeError::Range(*value));
+        }
+        match self {
+            Self::Q8_0 => values.as_chunks().0.iter().for_each(|block| out.extend(q8_0::encode(block))),
+            _ => values.as_chunks().0.iter().for_each(|block| out.extend(q6_k::encode(block))),
+        }
+        Ok(())
+    }
+
     /// Decodes one row (or any whole number of blocks) into `out`.
     ///
     /// # Errors
@@ -78,11 +130,11 @@ impl BlockFormat {
             return Err(RowLengthError { format: self, bytes: bytes.len(), values: out.len() });
         }
         let block = match self {
-            Self::Q8_0 => q8_0,
-            Self::Q6_K => q6_k,
-            Self::Q4_0 => q4_0,
-            Self::Q4_K => q4_k,
-            Self::IQ4_NL => iq4_nl,
+            Self::Q8_0 => read_q8_0,
+            Self::Q6_K => read_q6_k,
+            Self::Q4_0 => read_q4_0,
+            Self::Q4_K => read_q4_k,
+            Self::IQ4_NL => read_iq4_nl,
         };
         let values = out.chunks_exact_mut(self.block_elems());
         for (bytes, values) in bytes.chunks_exact(self.block_bytes()).zip(values) {
@@ -96,14 +148,14 @@ fn scale(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-fn q8_0(bytes: &[u8], out: &mut [f32]) {
+fn read_q8_0(bytes: &[u8], out: &mut [f32]) {
     let d = scale(bytes, 0);
     for (y, q) in out.iter_mut().zip(&bytes[2..]) {
         *y = d * f32::from(*q as i8);
     }
 }
 
-fn q4_0(bytes: &[u8], out: &mut [f32]) {
+fn read_q4_0(bytes: &[u8], out: &mut [f32]) {
     let d = scale(bytes, 0);
     let (low, high) = out.split_at_mut(16);
     for ((q, y0), y1) in bytes[2..].iter().zip(low).zip(high) {
@@ -112,7 +164,7 @@ fn q4_0(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-fn iq4_nl(bytes: &[u8], out: &mut [f32]) {
+fn read_iq4_nl(bytes: &[u8], out: &mut [f32]) {
     let d = scale(bytes, 0);
     let (low, high) = out.split_at_mut(16);
     for ((q, y0), y1) in bytes[2..].iter().zip(low).zip(high) {
@@ -123,7 +175,7 @@ fn iq4_nl(bytes: &[u8], out: &mut [f32]) {
 
 /// Two halves of 128 values, each in eight runs of 16 with a sub-scale of their own. In a half, value `32·quarter + l` takes
 /// four bits from `ql` (low nibbles serve quarters 0 and 1, high ones 2 and 3) and two from `qh` (pair `quarter` of byte `l`).
-fn q6_k(bytes: &[u8], out: &mut [f32]) {
+fn read_q6_k(bytes: &[u8], out: &mut [f32]) {
     let (ql, rest) = bytes.split_at(128);
     let (qh, rest) = rest.split_at(64);
     let d = scale(rest, 16);
@@ -141,7 +193,7 @@ fn q6_k(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// Eight runs of 32 values; runs 2i and 2i+1 are the low and high nibbles of the same 32 bytes.
-fn q4_k(bytes: &[u8], out: &mut [f32]) {
+fn read_q4_k(bytes: &[u8], out: &mut [f32]) {
     let (d, dmin) = (scale(bytes, 0), scale(bytes, 2));
     let (packed, nibbles) = bytes[4..].split_at(12);
     for (run, out) in out.chunks_exact_mut(32).enumerate() {

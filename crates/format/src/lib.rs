@@ -23,6 +23,7 @@ mod blob;
 pub mod blocks;
 mod checkpoint;
 mod config;
+pub mod convert;
 mod embedding;
 mod error;
 pub mod export;
@@ -35,9 +36,11 @@ mod storage;
 mod tensor_info;
 mod tokenizer;
 
+pub use bitnet_ternary::Packing;
+
 pub use adapter::{Adapter, LowRank};
 pub use blocks::BlockFormat;
-pub use checkpoint::{Checkpoint, Container, Metadata, OpenOptions, Source, SourceFile, open, open_with};
+pub use checkpoint::{Checkpoint, Container, FloatReader, Metadata, OpenOptions, Source, SourceFile, open, open_with};
 pub use config::{Activation, ModelConfig, RopeScaling, ScaleDirection, SlidingWindow};
 pub use embedding::{Pooling, TextEmbedding, UnknownPooling};
 pub use error::FormatError;

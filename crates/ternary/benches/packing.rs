@@ -1,11 +1,11 @@
-//! How fast each packing is decoded and encoded on one thread, in GB of packed bytes a second.
+//! How fast each packing is decoded and encoded on one thread, in GB of packed bytes a second, and floats are quantized.
 //!
 //! Run with `cargo bench -p bitnet-ternary`. The matrix has the shape of the largest linear of the 2B-4T model.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use bitnet_ternary::{Packing, Scale, TernaryMatrix};
+use bitnet_ternary::{Granularity, Packing, Scale, TernaryMatrix, quantize};
 
 const ROWS: usize = 2560;
 const COLS: usize = 6912;
@@ -37,6 +37,15 @@ fn main() {
         let rate = |time: Duration| bytes.len() as f64 / time.as_secs_f64() / 1e9;
         println!("{:<26}{:>10}{:>14.2}{:>14.2}", packing.to_string(), bytes.len(), rate(decode), rate(encode));
     }
+    let masters: Vec<f32> =
+        random_trits(ROWS * COLS).iter().enumerate().map(|(i, t)| f32::from(*t) + i as f32 * 1e-8).collect();
+    let floats = matrix.to_f32();
+    println!("{:<26}{:>10}", "quantizer", "weights/ns");
+    let rate = |time: Duration| masters.len() as f64 / time.as_secs_f64() / 1e9;
+    let time = best(repeats, || quantize::absmean(black_box(&masters), ROWS, COLS, Granularity::Tensor).unwrap());
+    println!("{:<26}{:>10.2}", "absmean", rate(time));
+    let time = best(repeats, || quantize::already_ternary(black_box(&floats), ROWS, COLS).unwrap());
+    println!("{:<26}{:>10.2}", "already_ternary", rate(time));
 }
 
 /// The shortest of several runs.

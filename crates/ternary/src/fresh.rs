@@ -9,11 +9,16 @@ const LARGE: usize = 256 << 10;
 const HUGE: usize = 2 << 20;
 
 /// `len` words of zero that are about to be written.
+pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
+    zeroed(len)
+}
+
+/// `len` zeros that are about to be overwritten with something else.
 ///
 /// A model is opened by writing half a gigabyte of words, and most of that time goes into page faults. So Linux is asked
 /// for huge pages, and to make all pages at once, which costs less than one fault after the other.
-pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
-    let words = vec![0u32; len];
+pub fn zeroed<T: Zero>(len: usize) -> Vec<T> {
+    let words = vec![T::ZERO; len];
     #[cfg(target_os = "linux")]
     if size_of_val(&words[..]) >= LARGE {
         let start = words.as_ptr().addr();
@@ -28,9 +33,23 @@ pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
     words
 }
 
+/// A number that [`zeroed`] makes many of.
+pub trait Zero: Copy {
+    /// The number 0, all of whose bits are clear.
+    const ZERO: Self;
+}
+
+impl Zero for u32 {
+    const ZERO: Self = 0;
+}
+
+impl Zero for f32 {
+    const ZERO: Self = 0.0;
+}
+
 /// Gives the kernel an advice about the pages of `words` from `start` to `end`. An old kernel may refuse: it is an advice.
 #[cfg(target_os = "linux")]
-fn advise(words: &[u32], start: usize, end: usize, advice: libc::c_int) {
+fn advise<T>(words: &[T], start: usize, end: usize, advice: libc::c_int) {
     if start < end {
         let address = words.as_ptr().with_addr(start).cast_mut().cast();
         // SAFETY: the range lies within `words`, and neither advice changes what is in memory.

@@ -34,6 +34,7 @@ mod scale;
 mod wide;
 
 pub use error::TernaryError;
+pub use fresh::{Zero, zeroed};
 pub use matrix::{CODES_PER_WORD, MAX_COLS, TernaryMatrix, words_per_row};
 pub use packing::Packing;
 pub use scale::{Granularity, Scale};

@@ -4,6 +4,7 @@
 //! trained with do.
 
 use crate::matrix::{check_shape, word_of};
+use crate::wide::Wide;
 use crate::{CODES_PER_WORD, Granularity, Scale, TernaryError, TernaryMatrix, words_per_row};
 
 /// The least value the absmean and the absmax are taken to have.
@@ -11,6 +12,9 @@ pub const FLOOR: f32 = 1e-5;
 
 /// The group sizes [`already_ternary`] tries, coarsest first.
 const GROUP_SIZES: [usize; 3] = [128, 64, 32];
+
+/// About as many weights [`nearly_ternary`] looks at first.
+const SAMPLE: usize = 4096;
 
 /// The least number of equal magnitudes that [`already_ternary`] believes.
 const CONVINCING: usize = 8;
@@ -34,14 +38,16 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
     if found != expected {
         return Err(TernaryError::Length { what: "weights", rows, cols, expected, found });
     }
-    if let Some(index) = w.iter().position(|x| !x.is_finite()) {
+    let mut sum = 0.0;
+    Sum { weights: w, cols, sum: &mut sum }.run_widened();
+    // No finite f32s add up to more than an f64 holds.
+    if !sum.is_finite()
+        && let Some(index) = w.iter().position(|x| !x.is_finite())
+    {
         return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value: w[index] });
     }
     let scale = match granularity {
-        Granularity::Tensor => {
-            let sum = w.chunks_exact(cols).map(sum_of_magnitudes).sum();
-            Scale::Tensor(mean_of(sum, w.len()))
-        }
+        Granularity::Tensor => Scale::Tensor(mean_of(sum, w.len())),
         Granularity::Row => Scale::Row(w.chunks_exact(cols).map(mean_magnitude).collect()),
         Granularity::Group(0) => return Err(TernaryError::EmptyGroup),
         Granularity::Group(size) => {
@@ -50,21 +56,69 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
         }
     };
     let mut words = Vec::with_capacity(rows * words_per_row(cols));
-    let mut codes = vec![0u8; cols];
-    let group = match granularity {
-        Granularity::Group(size) => size,
-        Granularity::Tensor | Granularity::Row => cols,
-    };
-    for (row, weights) in w.chunks_exact(cols).enumerate() {
-        for (start, weights) in (0..cols).step_by(group).zip(weights.chunks(group)) {
-            let inverse = 1.0 / scale.at(row, start, cols);
-            for (code, w) in codes[start..].iter_mut().zip(weights) {
-                *code = ((w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
+    Round { weights: w, cols, scale: &scale, words: &mut words }.run_widened();
+    TernaryMatrix::from_words(rows, cols, words, scale)
+}
+
+/// Adds up magnitudes row by row.
+struct Sum<'a> {
+    weights: &'a [f32],
+    cols: usize,
+    sum: &'a mut f64,
+}
+
+impl Wide for Sum<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.sum = self.weights.chunks_exact(self.cols).map(sum_of_magnitudes).sum();
+    }
+}
+
+/// Rounds weights to codes.
+struct Round<'a> {
+    weights: &'a [f32],
+    cols: usize,
+    scale: &'a Scale,
+    words: &'a mut Vec<u32>,
+}
+
+impl Wide for Round<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { weights, cols, scale, words } = self;
+        match scale {
+            Scale::Group { size, .. } if *size < cols => {
+                let mut codes = vec![0u8; cols];
+                for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                    for (start, weights) in (0..cols).step_by(*size).zip(weights.chunks(*size)) {
+                        let inverse = 1.0 / scale.at(row, start, cols);
+                        for (code, w) in codes[start..].iter_mut().zip(weights) {
+                            *code = code_of(w * inverse) as u8;
+                        }
+                    }
+                    words.extend(codes.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
+                }
+            }
+            _ => {
+                for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                    let inverse = 1.0 / scale.at(row, 0, cols);
+                    let (whole, rest) = weights.as_chunks::<CODES_PER_WORD>();
+                    words.extend(whole.iter().map(|weights| {
+                        (0..CODES_PER_WORD).fold(0, |word, j| word | code_of(weights[j] * inverse) << (2 * j))
+                    }));
+                    if !rest.is_empty() {
+                        words.push(word_of(rest.iter().map(|w| code_of(w * inverse) as u8)));
+                    }
+                }
             }
         }
-        words.extend(codes.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
     }
-    TernaryMatrix::from_words(rows, cols, words, scale)
+}
+
+/// `clamp(round_half_even(x), -1, +1) + 1`: one half is rounded to zero, all above it to one.
+#[inline(always)]
+fn code_of(x: f32) -> u32 {
+    u32::from(x >= -0.5) + u32::from(x > 0.5)
 }
 
 /// `max(mean(|w|), FLOOR)` of a non-empty slice of finite numbers.
@@ -118,34 +172,61 @@ pub fn already_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMat
                     .map(|values| Scale::Group { size, values })
             })
         })?;
-    let code = |x: &f32| match x {
-        x if *x > 0.0 => 2,
-        x if *x < 0.0 => 0,
-        _ => 1,
-    };
-    let words = w
-        .chunks_exact(cols)
-        .flat_map(|row| row.chunks(CODES_PER_WORD))
-        .map(|chunk| word_of(chunk.iter().map(code)))
-        .collect();
+    let mut words = Vec::with_capacity(rows * words_per_row(cols));
+    Signs { weights: w, cols, words: &mut words }.run_widened();
     TernaryMatrix::from_words(rows, cols, words, scale).ok()
+}
+
+/// The codes of numbers by their signs.
+struct Signs<'a> {
+    weights: &'a [f32],
+    cols: usize,
+    words: &'a mut Vec<u32>,
+}
+
+impl Wide for Signs<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let code = |x: f32| u32::from(x >= 0.0) + u32::from(x > 0.0);
+        for weights in self.weights.chunks_exact(self.cols) {
+            let (whole, rest) = weights.as_chunks::<CODES_PER_WORD>();
+            let word = |weights: &[f32; CODES_PER_WORD]| {
+                (0..CODES_PER_WORD).fold(0, |word, j| word | code(weights[j]) << (2 * j))
+            };
+            self.words.extend(whole.iter().map(word));
+            if !rest.is_empty() {
+                self.words.push(word_of(rest.iter().map(|x| code(*x) as u8)));
+            }
+        }
+    }
 }
 
 /// The one non-zero magnitude of each part, if there is only one in each and the coincidence is convincing.
 fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f32>> {
+    // So many at once are looked at without a branch each.
+    const RUN: usize = 256;
     let (mut values, mut repeats, mut firsts) = (Vec::new(), 0, 0);
     for part in parts {
-        let mut magnitude = 0.0;
-        for x in part.iter().map(|x| x.abs()).filter(|x| *x != 0.0) {
-            if magnitude == 0.0 && x.is_finite() {
-                magnitude = x;
-                firsts += 1;
-            } else if x == magnitude {
-                repeats += 1;
-            } else {
+        let magnitude = part.iter().map(|x| x.abs()).find(|x| *x != 0.0).unwrap_or(0.0);
+        if !magnitude.is_finite() {
+            return None;
+        }
+        let mut count = 0;
+        for run in part.chunks(RUN) {
+            let (mut same, mut zero) = (0u32, 0u32);
+            for x in run {
+                same += u32::from(x.abs() == magnitude);
+                zero += u32::from(*x == 0.0);
+            }
+            // In a part of zeros, the magnitude is zero too.
+            let alike = if magnitude == 0.0 { zero } else { same + zero };
+            if alike as usize != run.len() {
                 return None;
             }
+            count += if magnitude == 0.0 { 0 } else { same as usize };
         }
+        firsts += count.min(1);
+        repeats += count - count.min(1);
         values.push(magnitude);
     }
     (repeats >= CONVINCING && repeats >= firsts).then_some(values)
@@ -159,11 +240,22 @@ fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f
 /// is the scale. `None` otherwise, for a matrix of zeros, and where [`already_ternary`] would give `None` for its shape.
 pub fn nearly_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMatrix> {
     check_shape(rows, cols).ok()?;
-    if w.len() != rows * cols || w.iter().any(|x| !x.is_finite()) {
-        return None;
-    }
     let largest = |w: &[f32]| w.iter().fold(0f32, |max, x| max.max(x.abs()));
     let is_split = |w: &[f32], max: f32| w.iter().all(|x| x.abs() <= 0.25 * max || x.abs() >= 0.75 * max);
+    if w.len() != rows * cols {
+        return None;
+    }
+    // A look at a row and at some of all weights is enough for nearly every matrix that is something else. The largest of a
+    // sample with a non-zero trit in it is no smaller than three quarters of the largest of all.
+    let sample: Vec<f32> = w.iter().step_by(w.len().div_ceil(SAMPLE)).copied().collect();
+    let top = largest(&sample);
+    let has_gap = sample.iter().all(|x| x.abs() <= top / 3.0 || x.abs() >= 0.75 * top);
+    if !has_gap && !is_split(&w[..cols], largest(&w[..cols])) {
+        return None;
+    }
+    if w.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
     let max = largest(w);
     let scale = if max > 0.0 && is_split(w, max) {
         Scale::Tensor(max)

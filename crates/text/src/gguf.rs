@@ -110,7 +110,7 @@ pub(crate) fn kinds(vocab: &GgufVocabulary) -> Result<Vec<Kind>, TextError> {
     tokens.iter().enumerate().map(kind).collect()
 }
 
-fn looks_like_control(token: &str) -> bool {
+pub(crate) fn looks_like_control(token: &str) -> bool {
     token.len() > 4 && token.starts_with("<|") && token.ends_with("|>")
 }
 

@@ -61,16 +61,20 @@ pub(crate) fn lookup(name: &str) -> Option<Pre> {
     })
 }
 
-/// The pre-tokenizer of a GGUF file: by its name, or by what is known of files that lack it.
+/// The name that a file without one is known to need.
 ///
 /// The official file of BitNet b1.58 2B-4T and files converted like it have LLaMA-3's vocabulary and no name.
-pub(crate) fn resolve(name: Option<&str>, tokens: &[String]) -> Result<Pre, TextError> {
+pub(crate) fn guess(tokens: &[String]) -> Option<&'static str> {
     const LLAMA3_VOCAB: usize = 128_256;
     let is_llama3 = tokens.len() == LLAMA3_VOCAB && tokens.get(128_000).is_some_and(|t| t == "<|begin_of_text|>");
+    is_llama3.then_some("llama-bpe")
+}
+
+/// The pre-tokenizer of a GGUF file: by its name, or by what is known of files that lack it.
+pub(crate) fn resolve(name: Option<&str>, tokens: &[String]) -> Result<Pre, TextError> {
     match name {
         Some(name) => lookup(name).ok_or_else(|| TextError::UnknownPre { pre: name.to_owned() }),
-        None if is_llama3 => lookup("llama-bpe").ok_or(TextError::MissingPre),
-        None => Err(TextError::MissingPre),
+        None => guess(tokens).and_then(lookup).ok_or(TextError::MissingPre),
     }
 }
 

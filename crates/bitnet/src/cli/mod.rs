@@ -1,8 +1,10 @@
 //! The command line.
 
+mod bar;
 mod bench;
 mod chat;
 mod check;
+mod convert;
 #[cfg(feature = "train")]
 mod distill;
 mod downloads;
@@ -16,11 +18,13 @@ mod generate;
 mod inspect;
 mod model_args;
 mod note;
+mod repair;
 #[cfg(feature = "train")]
 mod run;
 mod sampling_args;
 mod score;
 mod small;
+mod source_args;
 #[cfg(feature = "train")]
 mod tokenizer;
 #[cfg(feature = "train")]
@@ -53,6 +57,10 @@ enum Command {
     Bench(bench::Bench),
     /// Show what a model file holds
     Inspect(inspect::Inspect),
+    /// Write a model in another form
+    Convert(convert::Convert),
+    /// Write a GGUF file again with right metadata
+    Repair(repair::Repair),
     /// Show the token ids of a text
     Tokenize(small::Tokenize),
     /// Train a ternary model on text
@@ -101,6 +109,8 @@ pub fn run() -> Result<(), CliError> {
         Command::Embed(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Convert(command) => command.run(),
+        Command::Repair(command) => command.run(),
         Command::Tokenize(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Train(command) => command.run(),

@@ -63,7 +63,7 @@ pub struct ModelArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum I2sArg {
+pub enum I2sArg {
     /// 128 values in 32 bytes: every file that is in order
     Block128,
     /// 64 values in 16 bytes: written by bitnet.cpp on Arm after November 2025
@@ -72,30 +72,40 @@ enum I2sArg {
     FourRows,
 }
 
-impl I2sArg {
-    const fn layout(self) -> I2sLayout {
-        match self {
-            Self::Block128 => I2sLayout::Block128,
-            Self::Block64 => I2sLayout::Block64,
-            Self::FourRows => I2sLayout::FourRows,
-        }
-    }
-}
-
 /// What `--i2s-layout` calls a layout.
 pub fn layout_name(layout: I2sLayout) -> String {
-    let arg = I2sArg::value_variants().iter().find(|arg| arg.layout() == layout);
+    let arg = I2sArg::value_variants().iter().find(|arg| I2sLayout::from(**arg) == layout);
     arg.and_then(ValueEnum::to_possible_value).map(|value| value.get_name().to_string()).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ActivationArg {
+pub enum ActivationArg {
     /// Squared ReLU: BitNet b1.58 2B-4T
     Relu2,
     /// SiLU: models of the LLaMA family
     Silu,
     /// GELU in its tanh form: models of the Gemma family
     Gelu,
+}
+
+impl From<I2sArg> for I2sLayout {
+    fn from(arg: I2sArg) -> Self {
+        match arg {
+            I2sArg::Block128 => Self::Block128,
+            I2sArg::Block64 => Self::Block64,
+            I2sArg::FourRows => Self::FourRows,
+        }
+    }
+}
+
+impl From<ActivationArg> for Activation {
+    fn from(arg: ActivationArg) -> Self {
+        match arg {
+            ActivationArg::Relu2 => Self::Relu2,
+            ActivationArg::Silu => Self::Silu,
+            ActivationArg::Gelu => Self::GeluTanh,
+        }
+    }
 }
 
 impl ModelArgs {
@@ -181,16 +191,12 @@ impl ModelArgs {
     }
 
     fn options(&self) -> LoadOptions {
-        let i2s_layout = self.i2s_layout.layout();
-        let activation = self.activation.map(|activation| match activation {
-            ActivationArg::Relu2 => Activation::Relu2,
-            ActivationArg::Silu => Activation::Silu,
-            ActivationArg::Gelu => Activation::GeluTanh,
-        });
+        let open =
+            OpenOptions { i2s_layout: self.i2s_layout.into(), activation: self.activation.map(ActivationArg::into) };
         LoadOptions {
             device: self.device.clone(),
             tokenizer: self.tokenizer.clone(),
-            open: OpenOptions { i2s_layout, activation },
+            open,
             offline: self.offline,
             weights: self.weights,
             adapter: self.lora.clone(),

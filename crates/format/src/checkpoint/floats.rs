@@ -1,11 +1,14 @@
 //! Tensors as f32.
 
 use std::ops::Range;
+use std::path::Path;
 
+use bitnet_ternary::zeroed;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Checkpoint;
+use crate::blob::Blob;
 use crate::tensor_info::stored_row;
 use crate::{FormatError, StorageType, TensorInfo};
 
@@ -23,7 +26,7 @@ impl Checkpoint {
             return Ok(self.decode_ternary(info)?.to_f32());
         }
         let (rows, _) = info.rows_cols();
-        let mut out = vec![0.0; info.elements()];
+        let mut out = zeroed(info.elements());
         self.plain_rows(info, 0..rows, &mut out)?;
         Ok(out)
     }
@@ -58,25 +61,104 @@ impl Checkpoint {
         Err(self.refuse(info, format!("is stored as {}, where floats are needed", info.dtype)))
     }
 
+    /// The rows of a float tensor as something that reads them when asked, on any thread and without this checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, or it is not of plain floats or blocks of them.
+    pub fn float_reader(&self, name: &str) -> Result<FloatReader, FormatError> {
+        let info = self.need(name)?;
+        self.check_float(info)?;
+        if let StorageType::Ternary(_) = info.dtype {
+            return Err(self.refuse(info, format!("is stored as {}, which is decoded whole", info.dtype)));
+        }
+        Ok(FloatReader { blob: self.files[info.file].clone(), info: info.clone() })
+    }
+
     /// Rows of a plain or block type, which `out` is sized for.
     fn plain_rows(&self, info: &TensorInfo, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
-        let (all, cols) = info.rows_cols();
-        let bytes = self.stored_bytes(info);
-        if out.is_empty() {
-            return Ok(());
-        }
-        let row_bytes = bytes.len() / all;
-        let decode = |bytes: &[u8], out: &mut [f32]| {
-            dequantize(info.dtype, bytes, out).map_err(|reason| self.refuse(info, reason))
-        };
-        let Some(heads) = info.interleaved_heads else {
-            return decode(&bytes[rows.start * row_bytes..rows.end * row_bytes], out);
-        };
-        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
-            decode(&bytes[stored_row(row, all, heads) * row_bytes..][..row_bytes], out)?;
-        }
-        Ok(())
+        read_rows(self.path_of(info), info, self.stored_bytes(info), rows, out)
     }
+}
+
+/// A float tensor in its file, read a few rows at a time: for what is too large to hold as f32.
+#[derive(Debug, Clone)]
+pub struct FloatReader {
+    blob: Blob,
+    info: TensorInfo,
+}
+
+impl FloatReader {
+    /// Number of rows and of columns; every dimension but the last counts as rows.
+    pub fn rows_cols(&self) -> (usize, usize) {
+        self.info.rows_cols()
+    }
+
+    /// How the file stores it.
+    pub fn dtype(&self) -> StorageType {
+        self.info.dtype
+    }
+
+    /// Reads some rows as f32: `out` is `[rows.len(), cols]`, rows in Hugging Face order.
+    ///
+    /// # Errors
+    ///
+    /// When `rows` or `out` do not fit the tensor.
+    pub fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+        let (all, cols) = self.info.rows_cols();
+        if rows.start > rows.end || rows.end > all || rows.len().checked_mul(cols) != Some(out.len()) {
+            let reason =
+                format!("has shape {:?}: rows {rows:?} do not fill a buffer of {}", self.info.shape, out.len());
+            return Err(FormatError::tensor(self.blob.path(), &self.info.stored_name, reason));
+        }
+        let offset = self.info.offset as usize;
+        let bytes = &self.blob.bytes()[offset..offset + self.info.bytes as usize];
+        read_rows(self.blob.path(), &self.info, bytes, rows, out)
+    }
+
+    /// The stored bytes of some rows, where the file has them in this order.
+    pub(crate) fn stored(&self, rows: Range<usize>) -> Option<&[u8]> {
+        let (all, _) = self.info.rows_cols();
+        if self.info.interleaved_heads.is_some() || rows.end > all {
+            return None;
+        }
+        let (offset, row_bytes) = (self.info.offset as usize, self.info.bytes as usize / all.max(1));
+        self.blob.bytes().get(offset + rows.start * row_bytes..offset + rows.end * row_bytes)
+    }
+
+    /// Tells the system that the pages of these rows are not needed any more, where the rows are in the file's order.
+    pub fn release(&self, rows: Range<usize>) {
+        let (all, _) = self.info.rows_cols();
+        if self.info.interleaved_heads.is_none() && rows.end <= all {
+            let (offset, row_bytes) = (self.info.offset as usize, self.info.bytes as usize / all.max(1));
+            self.blob.release(offset + rows.start * row_bytes..offset + rows.end * row_bytes);
+        }
+    }
+}
+
+/// Decodes rows of a plain or block type from the tensor's bytes.
+fn read_rows(
+    file: &Path,
+    info: &TensorInfo,
+    bytes: &[u8],
+    rows: Range<usize>,
+    out: &mut [f32],
+) -> Result<(), FormatError> {
+    let (all, cols) = info.rows_cols();
+    if out.is_empty() {
+        return Ok(());
+    }
+    let row_bytes = bytes.len() / all;
+    let decode = |bytes: &[u8], out: &mut [f32]| {
+        dequantize(info.dtype, bytes, out).map_err(|reason| FormatError::tensor(file, &info.stored_name, reason))
+    };
+    let Some(heads) = info.interleaved_heads else {
+        return decode(&bytes[rows.start * row_bytes..rows.end * row_bytes], out);
+    };
+    for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+        decode(&bytes[stored_row(row, all, heads) * row_bytes..][..row_bytes], out)?;
+    }
+    Ok(())
 }
 
 /// Decodes whole rows of a plain or block type.

@@ -15,6 +15,7 @@ use crate::blob::Blob;
 use crate::tokenizer::{HfFiles, gguf_tokenizer};
 use crate::{FormatError, ModelConfig, TensorInfo, TextEmbedding, TokenizerSource, embedding};
 
+pub use floats::FloatReader;
 #[cfg(feature = "hub")]
 pub(crate) use open::split_name;
 pub use open::{OpenOptions, open, open_with};
@@ -157,6 +158,14 @@ impl Checkpoint {
         if let Some(info) = self.info(name) {
             let offset = info.offset as usize;
             self.files[info.file].release(offset..offset + info.bytes as usize);
+        }
+    }
+
+    /// [`release`](Self::release) for some of a tensor's bytes.
+    pub(crate) fn release_part(&self, name: &str, bytes: std::ops::Range<usize>) {
+        if let Some(info) = self.info(name) {
+            let offset = info.offset as usize;
+            self.files[info.file].release(offset + bytes.start..offset + bytes.end);
         }
     }
 

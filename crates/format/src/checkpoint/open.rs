@@ -88,7 +88,9 @@ impl Entry {
 
 /// Finds the one model of a folder: safetensors beside a `config.json` first, then GGUF.
 fn find_model(folder: &Folder<'_>, path: &Path) -> Result<Entry, FormatError> {
-    let names = folder.names()?;
+    let mut names = folder.names()?;
+    // What a writer that was killed has left.
+    names.retain(|name| !name.starts_with('.'));
     let has = |name: &str| names.iter().any(|n| n == name);
     let ending = |suffix| names.iter().filter(move |n| n.ends_with(suffix)).cloned().collect::<Vec<_>>();
     let (ggufs, safetensors) = (first_shards(ending(".gguf")), ending(".safetensors"));

@@ -17,7 +17,8 @@ impl Checkpoint {
     ///   [`ModelConfig::weight_scale`](crate::ModelConfig::weight_scale) says.
     /// - A GGUF packing carries its scales.
     /// - Floats that are ternary already keep their trits and scale; other floats are masters and are quantized by the
-    ///   mean of their magnitudes, one scale for the tensor; but blocks of floats (Q4_0, Q6_K) must be ternary.
+    ///   mean of their magnitudes, one scale for the tensor; but blocks of floats (Q4_0, Q6_K) must be ternary, and floats
+    ///   that are so nearly are refused: their scale would be lost.
     /// - `<linear>.scale`, where there is one, multiplies all of these.
     ///
     /// # Errors
@@ -85,6 +86,12 @@ impl Checkpoint {
             // Nobody keeps a master in blocks: these are trits that went through another program's quantizer.
             (None, None) if info.dtype.block_format().is_some() => quantize::nearly_ternary(&floats, rows, cols)
                 .ok_or_else(|| self.refuse(info, format!("is stored as {} and is not ternary", info.dtype))),
+            // To take the mean of these magnitudes would multiply the scale by the share of those that are not zero.
+            (None, None) if quantize::nearly_ternary(&floats, rows, cols).is_some() => {
+                let reason = "is stored as if it were ternary, but has more than three values: its magnitudes lie near \
+                              zero and near one other value without being equal";
+                Err(self.refuse(info, reason))
+            }
             (None, None) if self.has_ternary_linears() => {
                 let reason = "is plain floats, while other linears are ternary: a mixture is not supported";
                 Err(self.refuse(info, reason))

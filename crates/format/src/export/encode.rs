@@ -5,28 +5,31 @@ use std::path::Path;
 
 use bitnet_ternary::{Packing, TernaryMatrix};
 use bytes::Bytes;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
-use super::{Tensor, TensorData, TensorKind};
+use super::{Tensor, TensorData, TensorKind, floats};
 use crate::tensor_info::stored_row;
-use crate::{FormatError, StorageType};
+use crate::{FloatReader, FormatError, StorageType};
+
+/// Floats that are encoded at once, a megabyte of them.
+const CHUNK: usize = 1 << 18;
 
 /// Data that is known to fit its tensor, ready to be streamed.
 #[derive(Debug)]
 pub(super) enum Payload {
     /// The stored bytes.
     Bytes(Bytes),
-    /// Finite numbers that stay finite as `dtype`, which is `F32`, `F16` or `BF16`.
+    /// Numbers to be written as `dtype`, one that [`floats::check_dtype`] allows.
     Floats { values: Vec<f32>, dtype: StorageType },
+    /// Numbers of a file, to be written as `dtype`.
+    Reader { reader: FloatReader, dtype: StorageType },
 }
 
 impl Payload {
-    /// Takes a tensor's floats or stored bytes; `dtype` is what floats become, one that [`check_dtype`] allows.
+    /// Takes a tensor's floats or stored bytes; `dtype` is what floats become.
     ///
     /// # Errors
     ///
-    /// When the data is not of the declared kind and shape, or a number is not finite or does not stay so.
+    /// When the data is not of the declared kind and shape.
     pub(super) fn plain(
         file: &Path,
         tensor: &Tensor,
@@ -34,21 +37,20 @@ impl Payload {
         dtype: StorageType,
     ) -> Result<Self, FormatError> {
         let refuse = |reason: String| FormatError::tensor(file, &tensor.name, reason);
+        let wanted = tensor.shape.iter().product::<usize>();
         match (tensor.kind, data) {
             (TensorKind::Floats, TensorData::Floats(values)) => {
-                let wanted = tensor.shape.iter().product::<usize>();
                 if values.len() != wanted {
                     return Err(refuse(format!("has {} numbers instead of {wanted}", values.len())));
                 }
-                if let Some(at) = values.iter().position(|value| !rounded(*value, dtype).is_finite()) {
-                    let reason = if values[at].is_finite() {
-                        format!(", which no {dtype} number reaches")
-                    } else {
-                        String::new()
-                    };
-                    return Err(refuse(format!("has {} at element {at}{reason}", values[at])));
-                }
                 Ok(Self::Floats { values, dtype })
+            }
+            (TensorKind::Floats, TensorData::Reader(reader)) => {
+                let (rows, cols) = reader.rows_cols();
+                if rows * cols != wanted || tensor.shape.last() != Some(&cols) {
+                    return Err(refuse(format!("is read as [{rows}, {cols}] instead of {:?}", tensor.shape)));
+                }
+                Ok(Self::Reader { reader, dtype })
             }
             (TensorKind::Stored(stored), TensorData::Stored(bytes)) => {
                 if stored.byte_len(&tensor.shape) != Some(bytes.len()) {
@@ -61,41 +63,71 @@ impl Payload {
         }
     }
 
-    /// Writes everything.
-    pub(super) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        const CHUNK: usize = 1 << 12;
-        let (values, dtype) = match self {
-            Self::Bytes(bytes) => return out.write_all(bytes),
-            Self::Floats { values, dtype } => (values, dtype),
-        };
-        let mut bytes = Vec::with_capacity(4 * CHUNK);
-        let (mut halves, mut brains) = ([f16::ZERO; CHUNK], [bf16::ZERO; CHUNK]);
-        for chunk in values.chunks(CHUNK) {
-            bytes.clear();
-            match dtype {
-                StorageType::F16 => {
-                    halves[..chunk.len()].convert_from_f32_slice(chunk);
-                    bytes.extend(halves[..chunk.len()].iter().flat_map(|x| x.to_le_bytes()));
+    /// Writes everything. What is wrong with the data itself is a [`FormatError`] of `file` and `tensor` in the
+    /// [`io::Error`], which [`cause`] takes out again.
+    pub(super) fn write_to(&self, file: &Path, tensor: &str, out: &mut dyn Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let refuse = |reason| io::Error::other(FormatError::tensor(file, tensor, reason));
+        match self {
+            Self::Bytes(bytes) => out.write_all(bytes),
+            // Rows are of whole blocks, and so is a chunk.
+            Self::Floats { values, dtype } => values.chunks(CHUNK).enumerate().try_for_each(|(index, values)| {
+                bytes.clear();
+                floats::encode(values, *dtype, index * CHUNK, &mut bytes).map_err(refuse)?;
+                out.write_all(&bytes)
+            }),
+            Self::Reader { reader, dtype } => {
+                let (rows, cols) = reader.rows_cols();
+                let step = (CHUNK / cols.max(1)).max(1);
+                let mut values = vec![0.0; step.min(rows) * cols];
+                for start in (0..rows).step_by(step) {
+                    let range = start..rows.min(start + step);
+                    let values = &mut values[..range.len() * cols];
+                    reader.read(range.clone(), values).map_err(io::Error::other)?;
+                    match reader.stored(range.clone()).filter(|_| reader.dtype() == *dtype) {
+                        Some(stored) => {
+                            floats::check(values, *dtype, start * cols).map_err(refuse)?;
+                            out.write_all(stored)?;
+                        }
+                        None => {
+                            bytes.clear();
+                            floats::encode(values, *dtype, start * cols, &mut bytes).map_err(refuse)?;
+                            out.write_all(&bytes)?;
+                        }
+                    }
+                    // With the rows before, for the pages that the two share.
+                    reader.release(start.saturating_sub(step)..range.end);
                 }
-                StorageType::BF16 => {
-                    brains[..chunk.len()].convert_from_f32_slice(chunk);
-                    bytes.extend(brains[..chunk.len()].iter().flat_map(|x| x.to_le_bytes()));
-                }
-                _ => bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes())),
+                Ok(())
             }
-            out.write_all(&bytes)?;
         }
-        Ok(())
     }
 
     /// Brings the rows of a Q or K weight into the order of interleaved rotary pairs.
-    pub(super) fn interleave(self, tensor: &Tensor, heads: usize) -> Self {
-        let rows = tensor.shape[0];
-        let source = interleaved(rows, heads);
-        match self {
+    ///
+    /// # Errors
+    ///
+    /// When rows that are still in a file cannot be read.
+    pub(super) fn interleave(self, tensor: &Tensor, heads: usize) -> Result<Self, FormatError> {
+        let source = interleaved(tensor.shape[0], heads);
+        Ok(match self {
             Self::Floats { values, dtype } => Self::Floats { values: gather(&values, &source), dtype },
             Self::Bytes(bytes) => Self::Bytes(gather(&bytes, &source).into()),
-        }
+            Self::Reader { reader, dtype } => {
+                let (rows, cols) = reader.rows_cols();
+                let mut values = vec![0.0; rows * cols];
+                reader.read(0..rows, &mut values)?;
+                Self::Floats { values: gather(&values, &source), dtype }
+            }
+        })
+    }
+}
+
+/// What is wrong with the data, where writing failed for that and not for the system.
+pub(super) fn cause(error: FormatError) -> FormatError {
+    match error {
+        FormatError::Io { path, source } => source.downcast().unwrap_or_else(|source| FormatError::Io { path, source }),
+        other => other,
     }
 }
 
@@ -150,23 +182,6 @@ fn interleaved(rows: usize, heads: usize) -> Vec<usize> {
 fn gather<T: Copy>(values: &[T], source: &[usize]) -> Vec<T> {
     let width = values.len() / source.len();
     source.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
-}
-
-/// Refuses a type that floats are not written as.
-pub(super) fn check_dtype(file: &Path, dtype: StorageType) -> Result<(), FormatError> {
-    match dtype {
-        StorageType::F32 | StorageType::F16 | StorageType::BF16 => Ok(()),
-        other => Err(FormatError::unsupported(file, format!("writing floats as {other} (F32, F16 and BF16 can be)"))),
-    }
-}
-
-/// The nearest number of a type that floats are written as.
-pub(super) fn rounded(value: f32, dtype: StorageType) -> f32 {
-    match dtype {
-        StorageType::F16 => f16::from_f32(value).to_f32(),
-        StorageType::BF16 => bf16::from_f32(value).to_f32(),
-        _ => value,
-    }
 }
 
 fn other_kind(file: &Path, tensor: &Tensor) -> FormatError {

@@ -12,6 +12,7 @@ use crate::atomic::{parent, refuse_existing};
 /// A folder in the making: a temporary one beside the target, whose place it takes in the end.
 ///
 /// Dropped before that, it leaves nothing behind.
+#[derive(Debug)]
 pub(crate) struct Staging<'a> {
     target: &'a Path,
     overwrite: bool,

@@ -5,8 +5,8 @@ use std::path::Path;
 use bitnet_ternary::Packing;
 
 use super::encode::{self, Payload};
-use super::plan::Plan;
-use super::{Model, Tensor, TensorData, TensorKind, gguf_keys};
+use super::plan::{Plan, is_linear};
+use super::{Draft, Model, Tensor, TensorData, TensorKind, floats, gguf_keys};
 use crate::config::has_interleaved_rope;
 use crate::gguf::Writer;
 use crate::names::{ROPE_FREQS, hf_to_gguf};
@@ -17,6 +17,8 @@ use crate::{Activation, FormatError, StorageType};
 pub enum Architecture {
     /// `bitnet-b1.58`, of bitnet.cpp and ik_llama.cpp: sub-norms, squared ReLU.
     BitnetB158,
+    /// `bitnet-25`, the name of the same before April 2025.
+    Bitnet25,
     /// `bitnet`, of llama.cpp too: sub-norms, and SiLU to programs that do not know the key `bitnet.hidden_activation`.
     Bitnet,
     /// `llama`, of all programs: neither sub-norms nor norms of Q and K, SiLU. Rows of Q and K are stored in the order of
@@ -30,6 +32,7 @@ impl Architecture {
     fn name(self) -> &'static str {
         match self {
             Self::BitnetB158 => "bitnet-b1.58",
+            Self::Bitnet25 => "bitnet-25",
             Self::Bitnet => "bitnet",
             Self::Llama => "llama",
             Self::Qwen3 => "qwen3",
@@ -39,6 +42,7 @@ impl Architecture {
     /// The architecture under which other programs load such a model; see [`GgufOptions::architecture`].
     fn of(plan: Plan, activation: Activation) -> Self {
         match plan {
+            Plan { sub_norms: true, .. } if activation == Activation::Silu => Self::Bitnet,
             Plan { sub_norms: true, .. } => Self::BitnetB158,
             Plan { qk_norms: true, .. } => Self::Qwen3,
             Plan { linear_norms: false, .. } if activation == Activation::Silu => Self::Llama,
@@ -69,11 +73,11 @@ impl Architecture {
 pub struct GgufOptions {
     /// How ternary tensors are packed. Default: [`Packing::I2S`].
     pub packing: Packing,
-    /// What matrices of floats become: the embedding, a head, linears given as floats. `F32`, `F16` (the default) or `BF16`.
-    /// Norms are `F32` always: the programs that read them need it.
+    /// What matrices of floats become: the embedding, a head, linears given as floats. `F32`, `F16` (the default) or `BF16`;
+    /// without float linears also `Q8_0` or `Q6_K`. Norms are `F32` always: the programs that read them need it.
     pub floats: StorageType,
-    /// Default: the one under which other programs load such a model: `bitnet-b1.58` with sub-norms, `qwen3` with norms
-    /// of Q and K, `llama` with no norms but each layer's two and with SiLU. Anything else is `bitnet-b1.58`, so that
+    /// Default: the one under which other programs load such a model: with sub-norms `bitnet-b1.58`, or `bitnet` where the
+    /// activation is SiLU, `qwen3` with norms of Q and K, `llama` with no norms but each layer's two and with SiLU. Anything else is `bitnet-b1.58`, so that
     /// they refuse it rather than run it wrongly.
     pub architecture: Option<Architecture>,
 }
@@ -100,9 +104,24 @@ pub fn write_gguf<E: From<FormatError>>(
     options: &GgufOptions,
     path: &Path,
     overwrite: bool,
-    mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
+    data: impl FnMut(&Tensor) -> Result<TensorData, E>,
 ) -> Result<(), E> {
-    encode::check_dtype(path, options.floats)?;
+    Ok(draft_gguf(model, options, path, overwrite, data)?.publish()?)
+}
+
+/// [`write_gguf`] without giving the file its name.
+///
+/// # Errors
+///
+/// As there.
+pub fn draft_gguf<'a, E: From<FormatError>>(
+    model: &Model,
+    options: &GgufOptions,
+    path: &'a Path,
+    overwrite: bool,
+    mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
+) -> Result<Draft<'a>, E> {
+    floats::check_dtype(path, options.floats)?;
     let plan = Plan::new(path, model)?;
     let architecture = options.architecture.unwrap_or_else(|| Architecture::of(plan, model.config.activation));
     architecture.check(path, model)?;
@@ -127,9 +146,9 @@ pub fn write_gguf<E: From<FormatError>>(
     }
     for (tensor, name) in model.tensors.iter().zip(&names) {
         let payload = file.payload(tensor, data(tensor)?)?;
-        out.write_with(name, |out| payload.write_to(out))?;
+        out.write_with(name, |out| payload.write_to(path, &tensor.name, out)).map_err(encode::cause)?;
     }
-    Ok(out.finish()?)
+    Ok(Draft::file(out.finish_unnamed()?))
 }
 
 /// What the bytes of a tensor depend on.
@@ -144,6 +163,10 @@ impl File<'_> {
     fn storage(&self, tensor: &Tensor) -> Result<StorageType, FormatError> {
         Ok(match tensor.kind {
             TensorKind::Floats if tensor.shape.len() == 1 => StorageType::F32,
+            TensorKind::Floats if is_linear(&tensor.name) && self.options.floats.block_format().is_some() => {
+                let reason = format!("is given as floats, and {} holds no linear", self.options.floats);
+                return Err(FormatError::tensor(self.path, &tensor.name, reason));
+            }
             TensorKind::Floats => self.options.floats,
             TensorKind::Stored(dtype) => dtype,
             TensorKind::Ternary => {
@@ -163,7 +186,7 @@ impl File<'_> {
         if tensor.kind != TensorKind::Ternary {
             let payload = Payload::plain(self.path, tensor, data, self.storage(tensor)?)?;
             return Ok(match heads {
-                Some(heads) => payload.interleave(tensor, heads),
+                Some(heads) => payload.interleave(tensor, heads)?,
                 None => payload,
             });
         }

@@ -31,6 +31,7 @@ pub(super) fn keys(
     options: &GgufOptions,
 ) -> Result<Keys, FormatError> {
     let config = &model.config;
+    check_activations(file, model, plan, options)?;
     let mut put = Put { file, architecture, metadata: Metadata::default() };
     put.general("architecture", architecture)?;
     put.general("name", model.name.as_str())?;
@@ -95,6 +96,27 @@ pub(super) fn keys(
     Ok(Keys { metadata, rope_factors })
 }
 
+/// Refuses a packing that readers take for a sign of other activations than the model's: GGUF has no key for them.
+fn check_activations(file: &Path, model: &Model, plan: Plan, options: &GgufOptions) -> Result<(), FormatError> {
+    let is_q2 = matches!(options.packing, Packing::Q2_0 { .. });
+    let what = match model.config.activation_bits {
+        Some(bits) if plan.ternary && is_q2 && !plan.linear_norms => {
+            format!(
+                "{} for a model with {bits}-bit activations (`activation_bits`): it is the type of those with float ones",
+                options.packing
+            )
+        }
+        None if plan.ternary && !is_q2 => {
+            format!(
+                "{} for a model with float activations (`activation_bits`): Q2_0 is the type for it",
+                options.packing
+            )
+        }
+        _ => return Ok(()),
+    };
+    Err(FormatError::unsupported(file, what))
+}
+
 /// Adds keys; none is added twice.
 struct Put<'a> {
     file: &'a Path,
@@ -117,6 +139,7 @@ impl Put<'_> {
     }
 
     fn tokenizer(&mut self, tokenizer: GgufTokenizer) -> Result<(), FormatError> {
+        let is_bpe = tokenizer.model == "gpt2";
         self.add("tokenizer.ggml.model", tokenizer.model)?;
         if let Some(pre) = tokenizer.pre {
             self.add("tokenizer.ggml.pre", pre)?;
@@ -128,7 +151,10 @@ impl Put<'_> {
         if !tokenizer.token_types.is_empty() {
             self.add("tokenizer.ggml.token_type", tokenizer.token_types)?;
         }
-        self.add("tokenizer.ggml.merges", tokenizer.merges)?;
+        // A byte-level BPE without any still has to say so.
+        if is_bpe || !tokenizer.merges.is_empty() {
+            self.add("tokenizer.ggml.merges", tokenizer.merges)?;
+        }
         for (name, id) in [("unknown", tokenizer.unknown), ("padding", tokenizer.pad)] {
             if let Some(id) = id {
                 self.add(&format!("tokenizer.ggml.{name}_token_id"), id)?;
@@ -162,29 +188,33 @@ fn activation(activation: Activation, architecture: &str) -> Option<&'static str
     }
 }
 
-/// `general.file_type`: how most tensors are stored, in the numbers of the programs that read each packing.
+/// `general.file_type`: how most tensors are stored.
 fn file_type(model: &Model, options: &GgufOptions) -> Option<u32> {
     let linear = model.tensors.iter().find(|t| is_linear(&t.name))?;
-    let floats = match linear.kind {
-        TensorKind::Ternary => {
-            return match options.packing {
-                Packing::Tq1_0 => Some(36),
-                Packing::Tq2_0 => Some(37),
-                Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
-                Packing::Q2_0 { .. } => Some(41),
-                Packing::Iq1Bn => Some(136),
-                Packing::Iq2Bn => Some(137),
-                Packing::Iq2BnR4 => Some(337),
-                _ => None,
-            };
-        }
+    let storage = match linear.kind {
+        TensorKind::Ternary => StorageType::Ternary(options.packing),
         TensorKind::Floats => options.floats,
         TensorKind::Stored(dtype) => dtype,
     };
-    match floats {
+    file_type_of(storage)
+}
+
+/// `general.file_type` of a file whose linears are stored so, in the numbers of the programs that read each packing.
+pub(crate) fn file_type_of(linears: StorageType) -> Option<u32> {
+    match linears {
         StorageType::F32 => Some(0),
         StorageType::F16 => Some(1),
         StorageType::BF16 => Some(32),
+        StorageType::Ternary(packing) => match packing {
+            Packing::Tq1_0 => Some(36),
+            Packing::Tq2_0 => Some(37),
+            Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows => Some(40),
+            Packing::Q2_0 { .. } => Some(41),
+            Packing::Iq1Bn => Some(136),
+            Packing::Iq2Bn => Some(137),
+            Packing::Iq2BnR4 => Some(337),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -8,13 +8,13 @@ use serde_json::Value as Json;
 use super::encode::{self, Payload};
 use super::folder::Staging;
 use super::plan::{Plan, is_linear};
-use super::{Model, Tensor, TensorData, TensorKind, hugging_face_config as config};
+use super::{Draft, Model, Tensor, TensorData, TensorKind, floats, hugging_face_config as config};
 use crate::{FormatError, SafetensorsTensorWriter, SafetensorsWriter, StorageType, TokenizerSource};
 
 const WEIGHTS: &str = "model.safetensors";
 
 /// Every file that a folder can have.
-const FILES: [&str; 6] = [
+static FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
     WEIGHTS,
@@ -76,9 +76,31 @@ pub fn write_hugging_face<E: From<FormatError>>(
     options: &HuggingFaceOptions,
     path: &Path,
     overwrite: bool,
-    mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
+    data: impl FnMut(&Tensor) -> Result<TensorData, E>,
 ) -> Result<(), E> {
-    encode::check_dtype(path, options.dtype)?;
+    Ok(draft_hugging_face(model, options, path, overwrite, data)?.publish()?)
+}
+
+/// [`write_hugging_face`] without giving the folder its name.
+///
+/// # Errors
+///
+/// As there.
+pub fn draft_hugging_face<'a, E: From<FormatError>>(
+    model: &Model,
+    options: &HuggingFaceOptions,
+    path: &'a Path,
+    overwrite: bool,
+    mut data: impl FnMut(&Tensor) -> Result<TensorData, E>,
+) -> Result<Draft<'a>, E> {
+    floats::check_dtype(path, options.dtype)?;
+    if options.dtype.block_format().is_some() {
+        return Err(FormatError::unsupported(
+            path,
+            format!("a folder of {} (F32, F16 and BF16 can be)", options.dtype),
+        )
+        .into());
+    }
     let plan = Plan::new(path, model)?;
     let config_json = config::config(path, model, plan, options)?;
     let weights = Weights { path, options: *options };
@@ -96,7 +118,7 @@ pub fn write_hugging_face<E: From<FormatError>>(
         weights.write(tensor, data(tensor)?, &mut out).map_err(placed)?;
     }
     out.finish().map_err(placed)?;
-    Ok(staging.finish()?)
+    Ok(Draft::folder(staging))
 }
 
 fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<(), FormatError> {
@@ -172,7 +194,8 @@ impl Weights<'_> {
             return self.write_matrix(tensor, &matrix, out);
         }
         let payload = Payload::plain(self.path, tensor, data, self.options.dtype)?;
-        out.write_with(&stored_name(&tensor.name), |out| payload.write_to(out))
+        let name = stored_name(&tensor.name);
+        out.write_with(&name, |out| payload.write_to(self.path, &tensor.name, out)).map_err(encode::cause)
     }
 
     fn write_matrix(
@@ -188,9 +211,9 @@ impl Weights<'_> {
                 (encode::pack(self.path, &tensor.name, Packing::HfPacked, matrix)?, self.weight_scale(tensor, matrix)?)
             }
         };
-        out.write_with(&tensor.name, |out| weight.write_to(out))?;
+        out.write_with(&tensor.name, |out| weight.write_to(self.path, &tensor.name, out)).map_err(encode::cause)?;
         let scale = Payload::Floats { values: vec![scale], dtype };
-        out.write_with(&scale_name(tensor), |out| scale.write_to(out))
+        out.write_with(&scale_name(tensor), |out| scale.write_to(self.path, &tensor.name, out)).map_err(encode::cause)
     }
 
     /// `trit · scale`, if a reader will see from them that they are that.
@@ -229,7 +252,7 @@ impl Weights<'_> {
     /// Refuses a scale if what is stored of it would be rounded.
     fn check_exact(&self, tensor: &Tensor, scale: f32, stored: f32) -> Result<(), FormatError> {
         let dtype = self.options.dtype;
-        if encode::rounded(stored, dtype) != stored {
+        if floats::rounded(stored, dtype) != stored {
             let reason =
                 format!("has the scale {scale:e}, and {stored:e} is no {dtype} number (F32 holds every scale)");
             return Err(FormatError::tensor(self.path, &tensor.name, reason));
@@ -249,7 +272,7 @@ fn divisor(scale: f32, dtype: StorageType) -> f32 {
     let inverse = 1.0 / scale;
     let error = |divisor: f32| (f64::from(1.0 / divisor) - f64::from(scale)).abs();
     let closer = |best: f32, other: f32| if error(other) < error(best) { other } else { best };
-    [inverse, inverse.next_down(), inverse.next_up()].into_iter().fold(encode::rounded(inverse, dtype), closer)
+    [inverse, inverse.next_down(), inverse.next_up()].into_iter().fold(floats::rounded(inverse, dtype), closer)
 }
 
 /// The norm before a linear has another name in transformers.

@@ -14,24 +14,28 @@
 //! # Ok::<(), bitnet_format::FormatError>(())
 //! ```
 
+mod draft;
 mod encode;
 mod fidelity;
+pub(crate) mod floats;
 pub(crate) mod folder;
 mod gguf;
-mod gguf_keys;
+pub(crate) mod gguf_keys;
 mod hugging_face;
 mod hugging_face_config;
 mod plan;
 mod source;
 mod vocabulary;
+mod vocabulary_pieces;
 
 use bitnet_ternary::TernaryMatrix;
 use bytes::Bytes;
 
-pub use gguf::{Architecture, GgufOptions, write_gguf};
-pub use hugging_face::{HuggingFaceForm, HuggingFaceOptions, write_hugging_face};
+pub use draft::Draft;
+pub use gguf::{Architecture, GgufOptions, draft_gguf, write_gguf};
+pub use hugging_face::{HuggingFaceForm, HuggingFaceOptions, draft_hugging_face, write_hugging_face};
 
-use crate::{ModelConfig, StorageType, TokenizerSource};
+use crate::{FloatReader, ModelConfig, StorageType, TokenizerSource};
 
 /// A model to be written. Its tensors are those of one decoder, with nothing missing and nothing left over: what
 /// [`ModelConfig`] asks for, and optional parts (sub-norms, a head, norms of Q and K, a norm before each linear) in every
@@ -77,6 +81,8 @@ pub enum TensorData {
     Ternary(TernaryMatrix),
     /// For [`TensorKind::Floats`], row-major.
     Floats(Vec<f32>),
+    /// For [`TensorKind::Floats`] too: they stay in their file and are written a few rows at a time.
+    Reader(FloatReader),
     /// For [`TensorKind::Stored`].
     Stored(Bytes),
 }

@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, is_linear};
 use super::{Model, Tensor, TensorData, TensorKind};
-use crate::{Checkpoint, FormatError};
+use crate::{Checkpoint, FormatError, StorageType};
 
 impl Model {
     /// What a checkpoint holds, ready to be written in another form: linears as trits, everything else as floats. Whoever
@@ -36,7 +36,26 @@ impl Tensor {
                 checkpoint.ternary(linear, rows, cols).map(TensorData::Ternary)
             }
             (TensorKind::Stored(_), _) => checkpoint.shared_bytes(&self.name).map(TensorData::Stored),
+            // Trits as floats.
+            (TensorKind::Floats, &[rows, cols]) if is_linear(&self.name) && !is_plain(checkpoint, &self.name) => {
+                let linear = self.name.strip_suffix(".weight").unwrap_or(&self.name);
+                checkpoint.ternary(linear, rows, cols).map(|matrix| TensorData::Floats(matrix.to_f32()))
+            }
+            (TensorKind::Floats, [_, _]) if is_plain(checkpoint, &self.name) => {
+                checkpoint.float_reader(&self.name).map(TensorData::Reader)
+            }
             _ => checkpoint.floats(&self.name).map(TensorData::Floats),
         }
     }
+}
+
+/// Whether a tensor is of floats that stand for themselves: neither trits nor numbers with a scale beside them.
+fn is_plain(checkpoint: &Checkpoint, name: &str) -> bool {
+    let has =
+        |ending: &str| name.strip_suffix("weight").is_some_and(|s| checkpoint.info(&format!("{s}{ending}")).is_some());
+    checkpoint
+        .info(name)
+        .is_some_and(|info| info.dtype.is_readable_as_float() && !matches!(info.dtype, StorageType::Ternary(_)))
+        && !has("weight_scale")
+        && !has("scale")
 }

@@ -1,7 +1,8 @@
 //! A `tokenizer.json` as the vocabulary of a GGUF file.
 //!
-//! GGUF knows byte-level byte-pair encoders whose way of cutting text has a name (`tokenizer.ggml.pre`), and no other part
-//! of what a `tokenizer.json` can hold. Whatever of it would change an id is refused, not left out.
+//! GGUF knows byte-level byte-pair encoders whose way of cutting text has a name (`tokenizer.ggml.pre`), SentencePiece models
+//! (see [`pieces`]), and no other part of what a `tokenizer.json` can hold. Whatever of it would change an id is refused, not
+//! left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +10,12 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::vocabulary_pieces as pieces;
 use crate::{FormatError, GgufTokenizer, ModelConfig, TokenizerSource};
 
 /// Token types: an ordinary one, one that no text becomes but by its special spelling, one that is found in a text before
 /// it is cut, and one that stands for nothing.
-const NORMAL: i32 = 1;
+pub(super) const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -25,18 +27,18 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 #[derive(Deserialize)]
-struct TokenizerJson {
+pub(super) struct TokenizerJson {
     #[serde(default)]
     added_tokens: Vec<Added>,
     #[serde(default)]
-    normalizer: Json,
+    pub(super) normalizer: Json,
     #[serde(default)]
-    pre_tokenizer: Json,
+    pub(super) pre_tokenizer: Json,
     #[serde(default)]
     post_processor: Json,
     #[serde(default)]
-    decoder: Json,
-    model: Bpe,
+    pub(super) decoder: Json,
+    pub(super) model: Bpe,
 }
 
 #[derive(Deserialize)]
@@ -54,22 +56,22 @@ struct Added {
 }
 
 #[derive(Deserialize)]
-struct Bpe {
+pub(super) struct Bpe {
     #[serde(rename = "type")]
     kind: Option<String>,
     vocab: Json,
-    merges: Option<Vec<Merge>>,
-    unk_token: Option<String>,
+    pub(super) merges: Option<Vec<Merge>>,
+    pub(super) unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
     byte_fallback: Option<bool>,
-    ignore_merges: Option<bool>,
+    pub(super) ignore_merges: Option<bool>,
 }
 
 /// Both ways of writing a merge.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Merge {
+pub(super) enum Merge {
     Pair(String, String),
     Text(String),
 }
@@ -131,13 +133,6 @@ fn fill_up(file: &Path, vocabulary: &mut GgufTokenizer, config: &ModelConfig) ->
 
 fn convert(json: TokenizerJson, tokenizer_config: &Json, config: &ModelConfig) -> Result<GgufTokenizer, String> {
     check_model(&json.model)?;
-    if !json.normalizer.is_null() {
-        return Err(format!("the normalizer {}", type_of(&json.normalizer)));
-    }
-    if json.decoder["type"] != "ByteLevel" {
-        return Err(format!("the decoder {} (ByteLevel can be said)", type_of(&json.decoder)));
-    }
-    let pre = pre_tokenizer(&json.pre_tokenizer, json.model.ignore_merges.unwrap_or(false))?;
     let bos = config.bos_token_ids.first().copied();
     let add_bos = adds_bos(&json.post_processor, bos)? || tokenizer_config["add_bos_token"] == true;
     if add_bos && bos.is_none() {
@@ -145,8 +140,26 @@ fn convert(json: TokenizerJson, tokenizer_config: &Json, config: &ModelConfig) -
     }
     let pad = &tokenizer_config["pad_token"];
     let pad = pad.as_str().or_else(|| pad["content"].as_str());
+    let mut vocabulary = if json.model.byte_fallback == Some(true) { pieces::convert(json)? } else { bytes(json)? };
+    let pad = pad.and_then(|pad| vocabulary.tokens.iter().position(|token| token == pad));
+    vocabulary.pad = pad.and_then(|id| u32::try_from(id).ok());
+    vocabulary.add_bos = Some(add_bos);
+    Ok(vocabulary)
+}
+
+/// A byte-level BPE.
+fn bytes(json: TokenizerJson) -> Result<GgufTokenizer, String> {
+    if json.model.unk_token.is_some() {
+        return Err("a BPE that is not of bytes (it has an unknown token)".to_string());
+    }
+    if !json.normalizer.is_null() {
+        return Err(format!("the normalizer {}", type_of(&json.normalizer)));
+    }
+    if json.decoder["type"] != "ByteLevel" {
+        return Err(format!("the decoder {} (ByteLevel can be said)", type_of(&json.decoder)));
+    }
+    let pre = pre_tokenizer(&json.pre_tokenizer, json.model.ignore_merges.unwrap_or(false))?;
     let (tokens, token_types) = tokens(&json)?;
-    let pad = pad.and_then(|pad| tokens.iter().position(|token| token == pad)).and_then(|id| u32::try_from(id).ok());
     let merges = json.model.merges.unwrap_or_default().into_iter().map(merge).collect::<Result<_, _>>()?;
     Ok(GgufTokenizer {
         model: "gpt2".to_string(),
@@ -154,8 +167,6 @@ fn convert(json: TokenizerJson, tokenizer_config: &Json, config: &ModelConfig) -
         tokens,
         token_types,
         merges,
-        pad,
-        add_bos: Some(add_bos),
         ..GgufTokenizer::default()
     })
 }
@@ -167,9 +178,6 @@ fn check_model(model: &Bpe) -> Result<(), String> {
         Some(other) => return Err(format!("a model of type {other} (byte-level BPE can be said)")),
     }
     let affix = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    if model.unk_token.is_some() || model.byte_fallback == Some(true) {
-        return Err("a BPE that is not of bytes (it has an unknown token or byte_fallback)".to_string());
-    }
     if affix(&model.continuing_subword_prefix) || affix(&model.end_of_word_suffix) {
         return Err("marks at the ends of words (continuing_subword_prefix, end_of_word_suffix)".to_string());
     }
@@ -250,7 +258,7 @@ fn adds_bos(post: &Json, bos: Option<u32>) -> Result<bool, String> {
 }
 
 /// Tokens by id with their types; a number that no token has is filled in.
-fn tokens(json: &TokenizerJson) -> Result<(Vec<String>, Vec<i32>), String> {
+pub(super) fn tokens(json: &TokenizerJson) -> Result<(Vec<String>, Vec<i32>), String> {
     let vocab = json.model.vocab.as_object().ok_or("a vocabulary that is no object")?;
     let mut by_id: BTreeMap<u32, (&str, i32)> = BTreeMap::new();
     for (token, id) in vocab {
@@ -283,7 +291,7 @@ fn tokens(json: &TokenizerJson) -> Result<(Vec<String>, Vec<i32>), String> {
     Ok(filled.unzip())
 }
 
-fn merge(merge: Merge) -> Result<String, String> {
+pub(super) fn merge(merge: Merge) -> Result<String, String> {
     let text = match merge {
         Merge::Text(text) => text,
         Merge::Pair(left, right) => format!("{left} {right}"),
@@ -294,7 +302,7 @@ fn merge(merge: Merge) -> Result<String, String> {
     }
 }
 
-fn type_of(part: &Json) -> &str {
+pub(super) fn type_of(part: &Json) -> &str {
     part["type"].as_str().unwrap_or("of no type")
 }
 

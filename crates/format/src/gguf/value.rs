@@ -249,6 +249,26 @@ impl Metadata {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))
     }
 
+    /// Gives a key another value in its place, or adds it at the end.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        match self.index.get(key) {
+            Some(at) => self.entries[*at].1 = value.into(),
+            None => {
+                self.index.insert(key.to_string(), self.entries.len());
+                self.entries.push((key.to_string(), value.into()));
+            }
+        }
+    }
+
+    /// The pairs whose keys `keep` wants.
+    pub(crate) fn filtered(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let mut kept = Self::default();
+        for (key, value) in self.iter().filter(|(key, _)| keep(key)) {
+            kept.set(key, value.clone());
+        }
+        kept
+    }
+
     /// Adds a pair; gives the value back when the key is already there.
     pub(crate) fn insert(&mut self, key: String, value: Value) -> Result<(), Value> {
         if self.index.contains_key(&key) {

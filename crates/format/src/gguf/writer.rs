@@ -86,7 +86,7 @@ impl Writer {
     ///
     /// When `path` exists and `overwrite` is false, or writing fails.
     pub fn create(self, path: impl AsRef<Path>, overwrite: bool) -> Result<TensorWriter, FormatError> {
-        let (target, file) = Target::begin(path.as_ref(), overwrite, ".gguf-")?;
+        let (target, file) = Target::begin(path.as_ref(), overwrite, ".new-", ".gguf")?;
         let wrap = |error| FormatError::io(target.path(), error);
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let header = self.header();
@@ -177,11 +177,17 @@ impl TensorWriter {
     ///
     /// When a declared tensor is missing, the target has come to exist meanwhile (without `overwrite`), or writing fails.
     pub fn finish(self) -> Result<(), FormatError> {
+        let (target, file) = self.finish_unnamed()?;
+        target.commit(file)
+    }
+
+    /// Hands out the complete file before it has its name.
+    pub(crate) fn finish_unnamed(self) -> Result<(Target, NamedTempFile), FormatError> {
         if let Some(missing) = self.tensors.get(self.next) {
             return Err(FormatError::tensor(self.target.path(), &missing.name, "was never written"));
         }
         let file = self.out.into_inner().map_err(|e| FormatError::io(self.target.path(), e.into_error()))?;
-        self.target.commit(file)
+        Ok((self.target, file))
     }
 }
 

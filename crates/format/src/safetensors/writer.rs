@@ -98,7 +98,7 @@ impl SafetensorsWriter {
         let path = path.as_ref();
         self.place(path)?;
         let header = self.header(path)?;
-        let (target, file) = Target::begin(path, overwrite, ".safetensors-")?;
+        let (target, file) = Target::begin(path, overwrite, ".new-", ".safetensors")?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(&header).map_err(|e| FormatError::io(path, e))?;
         let (position, data_start) = (header.len() as u64, header.len() as u64);

@@ -12,6 +12,7 @@
 //! The scales are powers of two, so every number here is exact.
 
 use bitnet_format::BlockFormat;
+use bitnet_format::blocks::QuantizeError;
 use half::f16;
 
 fn block(len: usize, scales: &[(usize, f32)]) -> Vec<u8> {
@@ -107,4 +108,20 @@ fn lengths_that_do_not_match_are_refused() {
         }
     }
     assert_eq!(BlockFormat::Q8_0.row_bytes(usize::MAX / 32 * 32), None);
+}
+
+#[test]
+fn what_cannot_be_encoded_is_refused() {
+    let mut out = Vec::new();
+    let mut encode = |format: BlockFormat, values: &[f32]| format.quantize_row(values, &mut out);
+    assert_eq!(encode(BlockFormat::Q4_0, &[0.0; 32]), Err(QuantizeError::NotWritten(BlockFormat::Q4_0)));
+    let length = QuantizeError::Length { format: BlockFormat::Q6_K, values: 32 };
+    assert_eq!(encode(BlockFormat::Q6_K, &[0.0; 32]), Err(length));
+    for bad in [f32::NAN, f32::INFINITY, 65_505.0] {
+        let mut values = [0.5; 32];
+        values[3] = bad;
+        assert!(matches!(encode(BlockFormat::Q8_0, &values), Err(QuantizeError::Range(_))), "{bad}");
+    }
+    encode(BlockFormat::Q8_0, &[65_504.0; 64]).unwrap();
+    assert_eq!(out.len(), 2 * 34);
 }

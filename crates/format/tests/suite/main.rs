@@ -6,6 +6,7 @@ mod blocks;
 mod common;
 mod config_gguf;
 mod config_hugging_face;
+mod convert;
 mod export;
 mod export_safetensors;
 mod families;

@@ -1,7 +1,7 @@
 //! The Q6_K encoder: 256 values in 210 bytes, `y = d · scale · (code − 32)`.
 //!
 //! A block holds the low four bits of all codes (128 bytes), their high two (64 bytes), an i8 scale for each run of 16
-//! values, and `d`, an f16. [`BlockFormat::Q6_K`](bitnet_format::BlockFormat::Q6_K) reads it.
+//! values, and `d`, an f16.
 
 use half::f16;
 
@@ -60,9 +60,8 @@ fn put(bytes: &mut [u8; BLOCK_BYTES], at: usize, code: u8) {
 
 #[cfg(test)]
 mod tests {
-    use bitnet_format::BlockFormat;
-
     use super::*;
+    use crate::BlockFormat;
 
     fn decoded(values: &[f32; BLOCK]) -> [f32; BLOCK] {
         let mut out = [f32::NAN; BLOCK];

@@ -1,0 +1,169 @@
+//! A `tokenizer.json` that was made of a SentencePiece model, as GGUF has such models: pieces with scores.
+//!
+//! Such a file says by a list of merges what the model says by a score for each piece: of all neighbours that make a piece
+//! together, those that make the best one are joined first. So a piece's score follows from the place of its merges.
+
+use std::collections::HashMap;
+
+use serde_json::Value as Json;
+
+use super::vocabulary::{Merge, NORMAL, TokenizerJson, merge, tokens, type_of};
+use crate::GgufTokenizer;
+
+/// Token types: the one for what has no piece, and one of the 256 bytes.
+const UNKNOWN: i32 = 2;
+const BYTE: i32 = 6;
+
+/// What stands for a space.
+const SPACE: &str = "▁";
+
+/// The vocabulary. What a BOS is, and whether it is put before a text, is for the caller to say.
+///
+/// # Errors
+///
+/// Says what GGUF has no word for.
+pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
+    if json.model.ignore_merges == Some(true) || !json.pre_tokenizer.is_null() {
+        return Err(format!("the pre-tokenizer {} of a BPE with byte_fallback", type_of(&json.pre_tokenizer)));
+    }
+    if !json.decoder.to_string().contains("ByteFallback") {
+        return Err(format!("the decoder {} of a BPE with byte_fallback", type_of(&json.decoder)));
+    }
+    let add_space_prefix = space_prefix(&json.normalizer)?;
+    let (tokens, mut token_types) = tokens(&json)?;
+    let unknown = json.model.unk_token.as_deref().and_then(|unknown| tokens.iter().position(|t| t == unknown));
+    if let Some(unknown) = unknown {
+        token_types[unknown] = UNKNOWN;
+    }
+    for (token, kind) in tokens.iter().zip(&mut token_types) {
+        if *kind == NORMAL && is_byte(token) {
+            *kind = BYTE;
+        }
+    }
+    let scores = scores(&tokens, &token_types, json.model.merges.unwrap_or_default())?;
+    Ok(GgufTokenizer {
+        model: "llama".to_string(),
+        tokens,
+        scores,
+        token_types,
+        unknown: unknown.and_then(|id| u32::try_from(id).ok()),
+        add_space_prefix: Some(add_space_prefix),
+        ..GgufTokenizer::default()
+    })
+}
+
+/// Whether a space is put before a text; spaces become pieces in any case.
+fn space_prefix(normalizer: &Json) -> Result<bool, String> {
+    let steps = match normalizer["type"].as_str() {
+        Some("Sequence") => normalizer["normalizers"].as_array().map(Vec::as_slice).unwrap_or_default(),
+        _ => std::slice::from_ref(normalizer),
+    };
+    let is_prefix = |step: &Json| step["type"] == "Prepend" && step["prepend"] == SPACE;
+    let is_space =
+        |step: &Json| step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == SPACE;
+    match steps {
+        [prefix, space] if is_prefix(prefix) && is_space(space) => Ok(true),
+        [space] if is_space(space) => Ok(false),
+        _ => Err(format!("the normalizer {normalizer} of a BPE with byte_fallback")),
+    }
+}
+
+/// `<0x00>` to `<0xFF>`.
+fn is_byte(token: &str) -> bool {
+    let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+}
+
+/// A score for each token: the earlier its merges come, the higher.
+fn scores(tokens: &[String], types: &[i32], merges: Vec<Merge>) -> Result<Vec<f32>, String> {
+    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut ranks: Vec<Option<usize>> = vec![None; tokens.len()];
+    let (mut before, mut rank) = (usize::MAX, 0);
+    for pair in merges {
+        let pair = merge(pair)?;
+        let piece = pair.replacen(' ', "", 1);
+        let id = *ids.get(piece.as_str()).ok_or_else(|| format!("the merge {pair:?}, which makes no token"))?;
+        if id == before {
+            continue;
+        }
+        // All merges that make one piece come one after the other where they were ordered by scores.
+        if ranks[id].replace(rank).is_some() {
+            return Err(format!("merges that no scores put in this order ({piece:?} is made at two places)"));
+        }
+        (before, rank) = (id, rank + 1);
+    }
+    for ((token, kind), rank) in tokens.iter().zip(types).zip(&ranks) {
+        let splits = || {
+            token.char_indices().skip(1).any(|(at, _)| {
+                let is_piece = |half: &str| ids.get(half).is_some_and(|id| types[*id] == NORMAL);
+                is_piece(&token[..at]) && is_piece(&token[at..])
+            })
+        };
+        if *kind == NORMAL && rank.is_none() && splits() {
+            return Err(format!("the token {token:?}, which no merge makes of the two that it could be made of"));
+        }
+    }
+    Ok(ranks.into_iter().map(|rank| rank.map_or(0.0, |rank| -(rank as f32))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(merges: Json) -> Json {
+        json!({
+            "added_tokens": [
+                { "id": 0, "content": "<unk>", "special": true },
+                { "id": 1, "content": "<s>", "special": true },
+            ],
+            "normalizer": { "type": "Sequence", "normalizers": [
+                { "type": "Prepend", "prepend": "▁" },
+                { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+            ] },
+            "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }] },
+            "model": {
+                "type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "merges": merges,
+                "vocab": { "<unk>": 0, "<s>": 1, "<0x0A>": 2, "a": 3, "b": 4, "▁": 5, "ab": 6, "▁a": 7, "▁ab": 8 },
+            },
+        })
+    }
+
+    fn of(json: Json) -> Result<GgufTokenizer, String> {
+        convert(serde_json::from_value(json).unwrap())
+    }
+
+    #[test]
+    fn scores_follow_the_merges() {
+        let merges = json!([["▁", "a"], ["a", "b"], ["▁", "ab"], ["▁a", "b"]]);
+        let found = of(file(merges.clone())).unwrap();
+        assert_eq!(found.scores, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, -2.0]);
+        assert_eq!(found.token_types, [2, 3, 6, 1, 1, 1, 1, 1, 1]);
+        assert_eq!((&*found.model, found.unknown, found.add_space_prefix), ("llama", Some(0), Some(true)));
+        let mut without = file(merges);
+        without["normalizer"] = without["normalizer"]["normalizers"][1].clone();
+        assert_eq!(of(without).unwrap().add_space_prefix, Some(false));
+    }
+
+    #[test]
+    fn what_scores_cannot_say_is_refused() {
+        for (merges, reason) in [
+            (json!([["▁", "ab"], ["a", "b"], ["▁a", "b"], ["▁", "a"]]), "two places"),
+            (json!([["a", "b"], ["▁", "a"]]), "\"▁ab\", which no merge makes"),
+            (json!([["b", "a"]]), "makes no token"),
+        ] {
+            let error = of(file(merges)).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        for (pointer, value, reason) in [
+            ("/normalizer", json!({ "type": "NFKC" }), "NFKC"),
+            ("/decoder", json!({ "type": "Metaspace" }), "decoder Metaspace"),
+        ] {
+            let mut json = file(json!([]));
+            json[pointer.trim_start_matches('/')] = value;
+            let error = of(json).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
