@@ -100,11 +100,12 @@ class Bitnet:
 
 def perplexity(folder, model, text, threads):
     """What a peer's llama-perplexity says of a model."""
-    out, err = run(folder / "llama-perplexity", "-m", model, "-f", text, "-c", WINDOW, "-t", threads)
-    found = re.findall(r"Final estimate: PPL(?: over \d+ chunks[^=]*)? = ([0-9.]+)", out + err)
-    if not found:
-        raise Failure(f"{folder}/llama-perplexity printed no final estimate")
-    return float(found[-1])
+    command = (folder / "llama-perplexity", "-m", model, "-f", text, "-c", WINDOW, "-t", threads)
+    # llama.cpp writes from another thread, whose last line is sometimes lost when the program ends.
+    for _ in range(5):
+        if found := re.findall(r"Final estimate: PPL.*? = ([0-9.]+)", "".join(run(*command))):
+            return float(found[-1])
+    raise Failure(f"{folder}/llama-perplexity printed no final estimate")
 
 
 def runs(bitnet, args, name, folder):
