@@ -184,6 +184,16 @@ fn cube_kernels(device: &Device) -> String {
     format!("none: operations of Burn ({device:?})")
 }
 
+/// Bytes that a device says it can hold, where it says so.
+pub fn memory(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cube")]
+    if let Some(client) = client(device) {
+        return client.properties().memory.max_memory();
+    }
+    let _ = device;
+    None
+}
+
 /// How a device wants the rows of a float matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowStorage {

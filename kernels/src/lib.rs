@@ -30,7 +30,8 @@ pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
 pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
 pub use device::{
-    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, row_storage, weight_order,
+    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, memory, row_storage,
+    weight_order,
 };
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;

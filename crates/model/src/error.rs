@@ -51,6 +51,18 @@ pub enum ModelError {
     /// A latent weight is NaN or infinite.
     #[error("a weight is not a finite number")]
     NotFinite,
+    /// The device cannot hold the weights.
+    #[error(
+        "the weights need {needed} MB, and the device has {found} MB",
+        needed = needed.div_ceil(1_000_000),
+        found = found / 1_000_000
+    )]
+    Memory {
+        /// Bytes of the weights.
+        needed: u64,
+        /// Bytes of the device.
+        found: u64,
+    },
     /// More positions than the cache may hold.
     #[error("{needed} tokens do not fit the context of {limit}")]
     ContextFull {

@@ -87,6 +87,35 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Refuses weights that are larger than the device's memory (`found` bytes, if it is known) before anything is put
+    /// there.
+    fn check_memory(&self, has_head: bool, found: Option<u64>) -> Result<(), ModelError> {
+        let Some(found) = found else { return Ok(()) };
+        let needed = self.linear_bytes().saturating_add(self.dense_bytes(has_head));
+        if needed > found { Err(ModelError::Memory { needed, found }) } else { Ok(()) }
+    }
+
+    /// Bytes of all ternary layers.
+    fn linear_bytes(&self) -> u64 {
+        let c = self.config;
+        let bytes = |rows: usize, cols: usize| match self.weights {
+            Weights::Packed(_) => (rows as u64).saturating_mul(4 * (cols as u64).div_ceil(16)),
+            Weights::Latent(..) => (rows as u64).saturating_mul(4 * cols as u64),
+        };
+        let (heads, kv) = (c.num_heads.saturating_mul(c.head_dim), c.num_kv_heads.saturating_mul(c.head_dim));
+        let attention = [bytes(heads, c.hidden_size), bytes(kv, c.hidden_size), bytes(kv, c.hidden_size)];
+        let out = bytes(c.hidden_size, heads);
+        let mlp = bytes(c.intermediate_size, c.hidden_size).saturating_mul(3);
+        let layer = attention.into_iter().fold(out.saturating_add(mlp), u64::saturating_add);
+        layer.saturating_mul(c.num_layers as u64)
+    }
+
+    /// Bytes of embedding and head as the file has them.
+    fn dense_bytes(&self, has_head: bool) -> u64 {
+        let names = std::iter::once("model.embed_tokens.weight").chain(has_head.then_some("lm_head.weight"));
+        names.filter_map(|name| self.checkpoint.bytes(name).ok()).map(|bytes| bytes.len() as u64).sum()
+    }
+
     fn transformer(&self) -> Result<Transformer, ModelError> {
         let config = self.config;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
@@ -96,6 +125,7 @@ impl Loader<'_> {
         if !has_head && config.tie_word_embeddings == Some(false) {
             self.checkpoint.bytes("lm_head.weight")?;
         }
+        self.check_memory(has_head, bitnet_kernels::memory(self.device))?;
         let blocks = (0..config.num_layers).into_par_iter().map(|i| self.block(i)).collect::<Result<_, _>>()?;
         Ok(Transformer {
             embedding: self.dense("model.embed_tokens.weight", vocab, hidden)?,
