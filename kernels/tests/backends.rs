@@ -227,7 +227,11 @@ macro_rules! suite {
                     let y = ops::ternary_linear(x.clone(), c.words.clone(), c.scale.clone(), c.spec);
                     let dense = Tensor::<1>::from_floats(&*c.matrix.to_f32(), &Device::flex()).reshape([21, 160]);
                     let x_on_host = Tensor::<2>::from_data(x.to_data(), &Device::flex());
-                    close(y.clone().to_device(&Device::flex()), x_on_host.matmul(dense.transpose()), "float activations");
+                    close(
+                        y.clone().to_device(&Device::flex()),
+                        x_on_host.matmul(dense.transpose()),
+                        "float activations",
+                    );
                     if BODIES {
                         let body =
                             reference::ternary_linear::<$backend>(prim(&x), prim_int(&c.words), prim(&c.scale), c.spec);

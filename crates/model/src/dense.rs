@@ -66,9 +66,8 @@ impl DenseMatrix {
                 needed: [rows, cols],
             });
         }
-        let unsupported = || ModelError::Unsupported {
-            what: format!("tensor {name} of type {}, where floats belong,", info.dtype),
-        };
+        let unsupported =
+            || ModelError::Unsupported { what: format!("tensor {name} of type {}, where floats belong,", info.dtype) };
         let format = row_format(info.dtype).ok_or_else(unsupported)?;
         let stored = match row_storage(device) {
             RowStorage::Bytes => {
@@ -106,9 +105,7 @@ impl DenseMatrix {
     /// `x wᵀ`: `[tokens, cols] → [tokens, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.values {
-            Values::Stored(rows) => {
-                rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols))
-            }
+            Values::Stored(rows) => rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols)),
             Values::Trained(rows) => ops::dense_linear(x, rows.rounded()),
         }
     }

@@ -65,7 +65,8 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
     let vector = target.vector_of(words).min(target.vector_of(in_group));
     let bytes = target.dp4a && group.is_none() && rounded;
     let meta = empty(&x, [tokens, 2], DType::F32);
-    let packed = if bytes { empty(&x, [tokens, 4 * words], DType::I32) } else { empty(&x, [tokens, 16 * words], DType::F32) };
+    let packed =
+        if bytes { empty(&x, [tokens, 4 * words], DType::I32) } else { empty(&x, [tokens, 16 * words], DType::F32) };
     let width = if bytes { 1 } else { target.vector_of(cols) };
     let units = target.units_of_a_row();
     let (count, dim) = target.rows(tokens);
@@ -77,10 +78,37 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
     let x = x.into_buffer_arg();
     let vectors = cols / width;
     if bytes {
-        codes::quantize_bytes::launch(&client, count, dim, width, x, weight.into(), to, about, vectors, words, eps, vector, units);
+        codes::quantize_bytes::launch(
+            &client,
+            count,
+            dim,
+            width,
+            x,
+            weight.into(),
+            to,
+            about,
+            vectors,
+            words,
+            eps,
+            vector,
+            units,
+        );
     } else {
         codes::quantize::launch(
-            &client, count, dim, width, x, weight.into(), to, about, vectors, words, eps, vector, units, rounded,
+            &client,
+            count,
+            dim,
+            width,
+            x,
+            weight.into(),
+            to,
+            about,
+            vectors,
+            words,
+            eps,
+            vector,
+            units,
+            rounded,
         );
     }
     Quantized { codes: packed, meta, tokens, cols, vector, bytes, rounded }
@@ -102,15 +130,27 @@ pub(crate) fn quantized_linear(x: &Quantized, weight: Weight<burn_cubecl::CubeBa
     if group.is_some() || !x.rounded {
         let group = group.filter(|group| *group < cols).map_or(width, |group| group / codes::WORD / x.vector);
         let (count, dim) = target.tasks(rows * x.tokens);
-        matvec::groups::launch(&client, count, dim, x.vector, words, codes, meta, scale, y, rows, width, group, !scale_of_row);
+        matvec::groups::launch(
+            &client,
+            count,
+            dim,
+            x.vector,
+            words,
+            codes,
+            meta,
+            scale,
+            y,
+            rows,
+            width,
+            group,
+            !scale_of_row,
+        );
         return out;
     }
     let tile = tile(x.tokens);
     let (lanes, count, dim) = lanes(&target, rows * x.tokens.div_ceil(tile));
     let launch = if x.bytes { matvec::bytes::launch } else { matvec::floats::launch };
-    launch(
-        &client, count, dim, x.vector, words, codes, meta, scale, y, rows, width, scale_of_row, tile, lanes, UNITS,
-    );
+    launch(&client, count, dim, x.vector, words, codes, meta, scale, y, rows, width, scale_of_row, tile, lanes, UNITS);
     out
 }
 
@@ -171,7 +211,8 @@ pub(crate) fn attend(
     [keys, values]: [CubeTensor; 2],
     spec: CacheSpec,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let own = |side: CubeTensor| if side.can_mut() && side.is_contiguous() { side } else { into_contiguous(side).copy() };
+    let own =
+        |side: CubeTensor| if side.can_mut() && side.is_contiguous() { side } else { into_contiguous(side).copy() };
     let (keys, values) = (own(keys), own(values));
     write(k, &keys, spec, CacheSide::Keys);
     write(v, &values, spec, CacheSide::Values);
@@ -189,14 +230,45 @@ pub(crate) fn attend(
         let (count, dim) = target.tasks(rows);
         let vector = BLOCK / per_word(spec.format);
         attention::alone::launch(
-            &client, count, dim, vector, q, k, v, y, start, tokens, heads, kv_heads, blocks, scale, head_dim, spec.format,
+            &client,
+            count,
+            dim,
+            vector,
+            q,
+            k,
+            v,
+            y,
+            start,
+            tokens,
+            heads,
+            kv_heads,
+            blocks,
+            scale,
+            head_dim,
+            spec.format,
         );
     } else {
-        let (count, dim) = if target.is_cpu() { (CubeCount::new_single(), CubeDim::new_1d(1)) } else { target.rows(rows) };
+        let (count, dim) =
+            if target.is_cpu() { (CubeCount::new_single(), CubeDim::new_1d(1)) } else { target.rows(rows) };
         let units = target.units_of_a_row();
         attention::together::launch(
-            &client, count, dim, q, k, v, y, start, tokens, heads, kv_heads, blocks, scale, head_dim, block_words,
-            spec.format, units,
+            &client,
+            count,
+            dim,
+            q,
+            k,
+            v,
+            y,
+            start,
+            tokens,
+            heads,
+            kv_heads,
+            blocks,
+            scale,
+            head_dim,
+            block_words,
+            spec.format,
+            units,
         );
     }
     (out, keys, values)
@@ -218,7 +290,19 @@ fn write(x: CubeTensor, cache: &CubeTensor, spec: CacheSpec, side: CacheSide) {
     let (count, dim) = target.tasks(batch * kv_heads * touched * block_words);
     let (x, cache) = (x.into_buffer_arg(), cache.clone().into_buffer_arg());
     cache::write::launch(
-        &client, count, dim, x, cache, start, tokens, kv_heads, blocks, head_dim, block_words, format, side,
+        &client,
+        count,
+        dim,
+        x,
+        cache,
+        start,
+        tokens,
+        kv_heads,
+        blocks,
+        head_dim,
+        block_words,
+        format,
+        side,
     );
 }
 

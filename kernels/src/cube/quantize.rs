@@ -157,7 +157,8 @@ pub(super) fn quantize_bytes<N: Size>(
                     packed |= (u32::reinterpret(i32::cast_from(code)) & 255u32) << comptime!(8 * b as u32);
                 }
             }
-            codes[(row * words + word / vector * vector) * 4 + plane * vector + word % vector] = i32::reinterpret(packed);
+            codes[(row * words + word / vector * vector) * 4 + plane * vector + word % vector] =
+                i32::reinterpret(packed);
         }
         let sum = total(sum, units);
         if lane(units) == 0 {

@@ -31,7 +31,8 @@ impl BlockFormat {
         let elems = self.block_elems();
         let mut values = vec![0f32; elems];
         let blocks = bytes.chunks_exact(self.block_bytes());
-        for ((bytes, codes), scales) in blocks.zip(codes.chunks_exact_mut(elems)).zip(scales.chunks_mut(elems / group)) {
+        for ((bytes, codes), scales) in blocks.zip(codes.chunks_exact_mut(elems)).zip(scales.chunks_mut(elems / group))
+        {
             // With scales of one, a block's values are its codes.
             let mut unit = bytes.to_vec();
             let d = if self == Self::Q6_K { 208 } else { 0 };
@@ -61,8 +62,7 @@ mod tests {
             let group = format.code_group().unwrap();
             let blocks = 3;
             // Any bytes are a block; the halves that are scales are made finite.
-            let mut bytes: Vec<u8> =
-                (0..blocks * format.block_bytes()).map(|i| (i * 167 + i / 7 * 13) as u8).collect();
+            let mut bytes: Vec<u8> = (0..blocks * format.block_bytes()).map(|i| (i * 167 + i / 7 * 13) as u8).collect();
             for block in bytes.chunks_exact_mut(format.block_bytes()) {
                 let d = if format == BlockFormat::Q6_K { 208 } else { 0 };
                 block[d..d + 2].copy_from_slice(&f16::from_f32(-0.3).to_le_bytes());
