@@ -6,7 +6,7 @@
 mod support;
 
 use bitnet_kernels::ops::{self, Activations, CacheSpec, Packed, TernarySpec, reference};
-use bitnet_kernels::{CacheFormat, Gate, RowFormat, RowStorage, WeightOrder, row_storage};
+use bitnet_kernels::{CacheFormat, CodeRows, Gate, RowFormat, RowStorage, WeightOrder, row_storage};
 use bitnet_ternary::{Scale, TernaryMatrix, reference as exact};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -269,6 +269,39 @@ macro_rules! suite {
                 if BODIES {
                     let body = reference::rows_linear::<$backend>(prim(&x), prim_int(&stored), format, cols);
                     close(y, Tensor::from_primitive::<$backend>(body), "stored rows");
+                }
+            }
+
+            #[test]
+            fn rows_of_codes_are_their_values() {
+                let lanes = match row_storage(&device()) {
+                    RowStorage::Bytes => 4,
+                    RowStorage::Words { lanes, .. } => lanes,
+                };
+                for (rows, group, tokens) in [(13, 16, 1), (7, 32, 5)] {
+                    let (layout, cols) = (CodeRows { group, lanes }, 2 * group * lanes);
+                    let codes: Vec<i8> = noise(51, rows * cols).iter().map(|x| (x * 31.0) as i8).collect();
+                    let scales = noise(52, rows * cols / group);
+                    let mut words = vec![0; rows * layout.words(cols)];
+                    for (row, words) in words.chunks_exact_mut(layout.words(cols)).enumerate() {
+                        let scales = &scales[row * cols / group..][..cols / group];
+                        layout.encode(&codes[row * cols..][..cols], scales, words);
+                    }
+                    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                    let stored = stored_rows(&bytes, rows, &device());
+                    let value = |i: usize| scales[i / group] * f32::from(codes[i]);
+                    let expected: Vec<f32> = (0..rows * cols).map(value).collect();
+                    let format = RowFormat::Codes(layout);
+                    assert_eq!(floats(ops::decode_rows(stored.clone(), format, cols)), expected);
+                    let x = tensor::<2>(53, [tokens, cols], &device());
+                    let y = floats(ops::rows_linear(x.clone(), stored, format, cols));
+                    let x = floats(x);
+                    for (i, y) in y.iter().enumerate() {
+                        let (token, row) = (i / rows, i % rows);
+                        let (x, w) = (&x[token * cols..][..cols], &expected[row * cols..][..cols]);
+                        let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum();
+                        assert!((f64::from(*y) - sum).abs() < 0.05, "{group}: {y} {sum}");
+                    }
                 }
             }
 

@@ -173,6 +173,17 @@ fn a_session_that_goes_back_gives_what_a_new_one_gives() {
     assert_eq!(run(&mut session, &prompt), fresh);
 }
 
+/// Logits of the same tokens in another form: the same bits on the native kernels. Elsewhere a compiler may fuse products
+/// and sums of one form and not of the other.
+fn same(a: &[f32], b: &[f32]) {
+    if model::row_storage(&model::device(&device_name()).unwrap()) == model::RowStorage::Bytes {
+        return assert_eq!(a, b);
+    }
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(worst < 0.1, "{worst}");
+}
+
 #[test]
 fn token_by_token_is_the_same_as_all_at_once() {
     let language_model = load("packed-autobitlinear");
@@ -186,14 +197,14 @@ fn token_by_token_is_the_same_as_all_at_once() {
         let hidden = transformer.hidden(&[*id], &mut cache).unwrap();
         single.extend(transformer.logits(hidden).into_data().try_to_vec::<f32>().unwrap());
     }
-    assert_eq!(single, all);
+    same(&single, &all);
 
     let batch: Vec<i64> = ids.iter().chain(&ids).map(|id| i64::from(*id)).collect();
     let data = burn::tensor::TensorData::new(batch, [2, ids.len()]);
     let device = model::device(&device_name()).unwrap();
     let batch = transformer.forward(burn::tensor::Tensor::from_data(data, &device));
     let both: Vec<f32> = batch.into_data().try_to_vec().unwrap();
-    assert_eq!(both, [all.clone(), all].concat());
+    same(&both, &[all.clone(), all].concat());
 }
 
 #[test]

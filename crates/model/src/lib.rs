@@ -36,8 +36,8 @@ pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeig
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
-    CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, UnknownCacheFormat, WeightOrder, device,
-    devices, ops, ops::Activations, ops::training::Quantization, weight_order,
+    CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, RowStorage, UnknownCacheFormat, WeightOrder,
+    device, devices, ops, ops::Activations, ops::training::Quantization, row_storage, weight_order,
 };
 pub use block::Block;
 pub use cache::KvCache;

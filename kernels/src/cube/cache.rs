@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::half::{from_f16, to_f16};
+use super::narrow::{from_f16, from_i8, to_f16};
 use super::quantize::round_one;
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheSide, VALUES};
 
@@ -32,8 +32,7 @@ pub(super) fn element<N: Size>(
     } else if comptime!(format == CacheFormat::F16) {
         from_f16::<N>((words >> Vector::new(16u32 * e)) & Vector::new(0xffffu32))
     } else {
-        let top = words << Vector::new(24u32 - 8u32 * e);
-        Vector::<f32, N>::cast_from(Vector::<i32, N>::reinterpret(top) >> Vector::new(24i32))
+        from_i8::<N>(words >> Vector::new(8u32 * e))
     }
 }
 
@@ -48,8 +47,7 @@ pub(super) fn value_at(cache: &[u32], base: usize, index: usize, #[comptime] for
         from_f16::<Const<1>>(Vector::new(half)).extract(0usize)
     } else {
         let word = cache[base + index / 4];
-        let top = word << (24u32 - u32::cast_from(index % 4) * 8u32);
-        f32::cast_from(i32::reinterpret(top) >> 24i32)
+        from_i8::<Const<1>>(Vector::new(word >> (u32::cast_from(index % 4) * 8u32))).extract(0usize)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use cubecl::prelude::*;
 
-use super::half::from_f16;
+use super::narrow::{from_f16, from_i8};
 use super::rows::{over_lanes, sum_of};
 
 /// How the words of a row are read.
@@ -62,8 +62,7 @@ fn element<N: Size>(words: Vector<u32, N>, #[comptime] e: u32, #[comptime] forma
     } else if comptime!(format == Words::Bf16) {
         Vector::<f32, N>::reinterpret((words >> Vector::new(16u32 * e)) << Vector::new(16u32))
     } else {
-        let top = words << Vector::new(24u32 - 8u32 * e);
-        Vector::<f32, N>::cast_from(Vector::<i32, N>::reinterpret(top) >> Vector::new(24i32))
+        from_i8::<N>(words >> Vector::new(8u32 * e))
     }
 }
 

@@ -1,6 +1,14 @@
-//! Values of 16 bits in words of 32, by integer operations alone: WebGPU has no 16-bit types.
+//! Values of 8 and 16 bits in words of 32, by integer operations alone: WebGPU has no narrower types.
 
 use cubecl::prelude::*;
+
+/// The values of signed bytes in the low 8 bits of each element, whatever is above them. Not by shifting the sign down:
+/// CubeCL's CPU runtime shifts zeros into a vector of signed integers that was one of unsigned ones.
+#[cube]
+pub(super) fn from_i8<N: Size>(bits: Vector<u32, N>) -> Vector<f32, N> {
+    let above = (bits & Vector::new(0xffu32)) ^ Vector::new(0x80u32);
+    Vector::<f32, N>::cast_from(above) - Vector::new(128f32)
+}
 
 /// The values of IEEE half precision in the low 16 bits of each element.
 #[cube]
