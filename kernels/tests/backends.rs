@@ -55,7 +55,7 @@ fn same(y: &[f32], expected: &[f32], group: Option<usize>, device: &Device) {
     let largest = expected.iter().fold(0f32, |a, b| a.max(b.abs()));
     assert_eq!(y.len(), expected.len());
     for (y, expected) in y.iter().zip(expected) {
-        assert!((y - expected).abs() <= 4.0 * f32::EPSILON * largest, "{group:?}: {y} {expected}");
+        assert!((y - expected).abs() <= 16.0 * f32::EPSILON * largest, "{group:?}: {y} {expected}");
     }
 }
 
@@ -95,7 +95,7 @@ macro_rules! suite {
 
             #[test]
             fn the_ternary_linear_is_exact() {
-                for (rows, cols, tokens) in [(5, 70, 1), (33, 256, 3), (64, 300, 6)] {
+                for (rows, cols, tokens) in [(5, 70, 1), (33, 256, 3), (64, 300, 6), (3, 16_384, 2), (9, 48, 600)] {
                     for group in GROUPS {
                         let c = case(rows, cols, group, Activations::Int8, &device());
                         let x = tensor::<2>(1, [tokens, cols], &device());

@@ -39,6 +39,11 @@ impl Words {
         vector * self.step() * self.values()
     }
 
+    /// Words of a row of `cols` values, in vectors of `vector`.
+    pub fn stored(self, vector: usize, cols: usize) -> usize {
+        cols / self.of_step(vector) * (self.step() + self.scales()) * vector
+    }
+
     /// Vectors of words, without scales, that belong together.
     fn step(self) -> usize {
         match self {
@@ -103,7 +108,7 @@ pub(super) fn arrange(x: &[f32], out: &mut [f32], cols: usize, #[comptime] n: us
 }
 
 /// `out[token, row] = Σ x w`, `x` being arranged; `lanes` units share a row.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(super) fn product<N: Size>(
     weights: &[Vector<u32, N>],
     x: &[Vector<f32, N>],

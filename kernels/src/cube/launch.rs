@@ -123,7 +123,10 @@ pub(crate) fn quantized_linear(x: &Quantized, weight: Weight<burn_cubecl::CubeBa
     let [rows, of_row] = words.shape().dims();
     let out = empty(&words, [x.tokens, rows], DType::F32);
     let width = of_row / x.vector;
-    let scale_of_row = scale.shape().num_elements() > 1;
+    let scales = scale.shape().num_elements();
+    let scale_of_row = scales > 1;
+    assert_eq!(of_row, cols.div_ceil(codes::WORD), "words of a row");
+    assert!(group.is_some() || scales == 1 || scales == rows, "{scales} scales for {rows} rows");
     let (words, scale) = (words.into_buffer_arg(), scale.into_buffer_arg());
     let (codes, meta, y) =
         (x.codes.clone().into_buffer_arg(), x.meta.clone().into_buffer_arg(), out.clone().into_buffer_arg());
@@ -149,8 +152,27 @@ pub(crate) fn quantized_linear(x: &Quantized, weight: Weight<burn_cubecl::CubeBa
     }
     let tile = tile(x.tokens);
     let (lanes, count, dim) = lanes(&target, rows * x.tokens.div_ceil(tile));
-    let launch = if x.bytes { matvec::bytes::launch } else { matvec::floats::launch };
-    launch(&client, count, dim, x.vector, words, codes, meta, scale, y, rows, width, scale_of_row, tile, lanes, UNITS);
+    let launch = if x.bytes { matvec::bytes::launch_unchecked } else { matvec::floats::launch_unchecked };
+    // SAFETY: rows and tokens are clamped to what there is, and the sizes of words, codes and scales were just checked.
+    unsafe {
+        launch(
+            &client,
+            count,
+            dim,
+            x.vector,
+            words,
+            codes,
+            meta,
+            scale,
+            y,
+            rows,
+            width,
+            scale_of_row,
+            tile,
+            lanes,
+            UNITS,
+        );
+    }
     out
 }
 
@@ -335,7 +357,13 @@ pub(crate) fn rows_linear(x: CubeTensor, rows: &CubeTensor, format: RowFormat) -
     let tile = tile(tokens);
     let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile));
     let (rows, x, y) = (rows.into_buffer_arg(), arranged.into_buffer_arg(), out.clone().into_buffer_arg());
-    dense::product::launch(&client, cubes, dim, vector, rows, x, y, count, tokens, steps, format, tile, lanes, UNITS);
+    assert_eq!(words, format.stored(vector, cols), "words of a row");
+    // SAFETY: rows and tokens are clamped to what there is, and the size of a row was just checked.
+    unsafe {
+        dense::product::launch_unchecked(
+            &client, cubes, dim, vector, rows, x, y, count, tokens, steps, format, tile, lanes, UNITS,
+        );
+    }
     Some(out)
 }
 

@@ -18,7 +18,7 @@ fn codes_of<V: Size>(words: Vector<u32, V>, j: usize) -> Vector<f32, V> {
 /// `out[token, row] = (Σ code x - Σ x) (scale / multiplier)` for activations as floats.
 ///
 /// `words` is `[rows, width]` vectors, `codes` and `meta` are as [`super::quantize`] writes them.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(super) fn floats<V: Size>(
     words: &[Vector<u32, V>],
     codes: &[Vector<f32, V>],
@@ -71,7 +71,7 @@ pub(super) fn floats<V: Size>(
 }
 
 /// [`floats`] for activations of which four are in an integer.
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(super) fn bytes<V: Size>(
     words: &[Vector<u32, V>],
     codes: &[Vector<i32, V>],
