@@ -23,29 +23,18 @@ pub(super) fn lane(#[comptime] units: usize) -> usize {
 /// The largest `value` of the units of a row.
 #[cube]
 pub(super) fn largest(value: f32, #[comptime] units: usize) -> f32 {
-    let mut result = value;
-    if comptime!(units > 1) {
-        let mut shared = Shared::<[f32]>::new_slice(units);
-        let unit = UNIT_POS as usize;
-        shared[unit] = value;
-        sync_cube();
-        let mut width = units.runtime() / 2usize;
-        while width > 0 {
-            if unit < width {
-                shared[unit] = max(shared[unit], shared[unit + width]);
-            }
-            sync_cube();
-            width /= 2;
-        }
-        result = shared[0];
-        sync_cube();
-    }
-    result
+    fold(value, units, true)
 }
 
 /// The sum of `value` over the units of a row.
 #[cube]
 pub(super) fn total(value: f32, #[comptime] units: usize) -> f32 {
+    fold(value, units, false)
+}
+
+/// The largest `value`, or the sum of all, by halves.
+#[cube]
+fn fold(value: f32, #[comptime] units: usize, #[comptime] largest: bool) -> f32 {
     let mut result = value;
     if comptime!(units > 1) {
         let mut shared = Shared::<[f32]>::new_slice(units);
@@ -55,7 +44,8 @@ pub(super) fn total(value: f32, #[comptime] units: usize) -> f32 {
         let mut width = units.runtime() / 2usize;
         while width > 0 {
             if unit < width {
-                shared[unit] = shared[unit] + shared[unit + width];
+                let (a, b) = (shared[unit], shared[unit + width]);
+                shared[unit] = if comptime!(largest) { max(a, b) } else { a + b };
             }
             sync_cube();
             width /= 2;

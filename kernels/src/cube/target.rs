@@ -1,5 +1,7 @@
 //! What a kernel's launch depends on in a device.
 
+use std::sync::OnceLock;
+
 use cubecl::prelude::*;
 
 /// How work is cut for a device.
@@ -23,6 +25,18 @@ const SHARING: u32 = 128;
 /// Units of a cube on a GPU whose units work by themselves.
 const ALONE: u32 = 64;
 
+/// What `BITNET_DP4A` says: 1 takes the kernels that multiply four bytes at once on every device, 0 on none, so that both
+/// can be tested anywhere.
+static FORCED_DP4A: OnceLock<Option<bool>> = OnceLock::new();
+
+fn forced_dp4a() -> Option<bool> {
+    match std::env::var("BITNET_DP4A").ok()?.as_str() {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    }
+}
+
 impl Target {
     /// Of the device behind `client`.
     pub fn of(client: &Client) -> Self {
@@ -32,7 +46,7 @@ impl Target {
         Self {
             cores,
             vector: if cores.is_some() { 16 } else { 4 },
-            dp4a: name.contains("cuda") || name.contains("spirv"),
+            dp4a: FORCED_DP4A.get_or_init(forced_dp4a).unwrap_or(name.contains("cuda") || name.contains("spirv")),
             max_cubes: hardware.max_cube_count.0.min(65_535),
         }
     }
