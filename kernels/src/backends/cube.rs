@@ -42,7 +42,11 @@ impl TernaryOps for CubeBackend {
             quantized = Some((spec, codes));
             y
         };
-        weights.into_vec().into_iter().map(&mut linear).collect()
+        let out: Vec<_> = weights.into_vec().into_iter().map(&mut linear).collect();
+        if let Some(y) = out.first() {
+            cube::rest(y);
+        }
+        out
     }
 
     fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {

@@ -21,6 +21,6 @@ mod rows;
 mod target;
 
 pub(crate) use launch::{
-    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rms_norm, rope, rows_linear,
+    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rest, rms_norm, rope, rows_linear,
 };
 pub(crate) use target::Target;
