@@ -17,8 +17,13 @@ use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheSide};
 use crate::ops::{Activations, CacheSpec, TernarySpec, Weight};
 
 /// A new tensor on the device of `like`.
-fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+pub(super) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     empty_device_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// A tensor that may be changed in place: `x` where nothing else holds it.
+pub(super) fn own(x: CubeTensor) -> CubeTensor {
+    if x.can_mut() && x.is_contiguous() { x } else { into_contiguous(x).copy() }
 }
 
 /// Units that share a row of weights on a GPU, and units of a cube.
@@ -273,8 +278,6 @@ pub(crate) fn attend(
     [keys, values]: [CubeTensor; 2],
     spec: CacheSpec,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let own =
-        |side: CubeTensor| if side.can_mut() && side.is_contiguous() { side } else { into_contiguous(side).copy() };
     let (keys, values) = (own(keys), own(values));
     write(k, &keys, spec, CacheSide::Keys);
     write(v, &values, spec, CacheSide::Values);

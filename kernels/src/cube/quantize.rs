@@ -42,7 +42,7 @@ pub(super) fn round_one(x: f32) -> f32 {
 }
 
 #[cube]
-fn code_of<N: Size>(x: Vector<f32, N>, scale: f32) -> Vector<f32, N> {
+pub(super) fn code_of<N: Size>(x: Vector<f32, N>, scale: f32) -> Vector<f32, N> {
     let code = round_ties_even::<N>(x * Vector::new(scale));
     min(max(code, Vector::new(-128f32)), Vector::new(127f32))
 }

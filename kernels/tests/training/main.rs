@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "cube")]
+mod devices;
 mod golden;
 mod reference;
 mod traps;
