@@ -21,8 +21,8 @@
 //!   all-reduce. CubeCL implements that for CUDA alone (`ServerCommunication`, whose default is an error), Flex not at all, and
 //!   burn-remote refuses it between two servers ("cross-peer all_reduce is not supported yet"). It also belongs to a learner
 //!   that checkpoints by epochs.
-//! - Optimizers sharded over the devices (`MultiDeviceOptim::OptimSharded`): they would save memory on the first device, and
-//!   a global norm of gradients, by which these are clipped, is not to be had there.
+//! - Optimizers sharded over the devices (`MultiDeviceOptim::OptimSharded`), which would save memory on the first one: it
+//!   too belongs to that learner, which clips each gradient by itself and sums them in the order of arrival.
 //! - Nothing splits one model over several devices.
 //!
 //! A device of another process (`remote:host:port`, feature `remote`, lent by `bitnet lend`) is any of Burn's servers: the

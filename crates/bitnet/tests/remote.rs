@@ -35,7 +35,8 @@ fn lender(token: Option<&str>) -> (Running, String) {
     if let Some(token) = token {
         command.env("BITNET_REMOTE_TOKEN", token);
     }
-    let mut running = Running(command.stderr(Stdio::null()).spawn().unwrap());
+    // Burn's server says what it does on stdout.
+    let mut running = Running(command.env("RUST_LOG", "off").stderr(Stdio::null()).spawn().unwrap());
     let mut name = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut name).unwrap();
     assert!(name.starts_with("remote:127.0.0.1:"), "{name:?}");

@@ -66,8 +66,8 @@ impl Replicas {
             }
             let alike = row_storage(first) == row_storage(other) && weight_order(first) == weight_order(other);
             if recipe.lora.is_some() && !alike {
-                let number = before.len() + 1;
-                return refuse(format!("number {number} keeps packed weights, beside which an adapter is trained, in another form than the first"));
+                let reason = "keeps packed weights, beside which an adapter is trained, in another form than the first";
+                return refuse(format!("number {} {reason}", before.len() + 1));
             }
             before.push(other);
         }
@@ -117,14 +117,14 @@ impl Replicas {
         let own = shares.next().expect("a step has parts");
         let (first, others) = self.0.split_first_mut().expect("there is a device");
         thread::scope(|scope| {
-            let start = |(replica, share): (_, &'_ [StepPart])| {
-                let (replica, model): (&mut Replica, _) = (replica, model.clone());
-                scope.spawn(move || {
+            let mut running = Vec::new();
+            for (replica, share) in others.iter_mut().zip(shares) {
+                let model = model.clone();
+                running.push(scope.spawn(move || {
                     let copy = model.copy_on(&replica.device);
                     replica.gradients(&copy, share, factor)
-                })
-            };
-            let running: Vec<_> = others.iter_mut().zip(shares).map(start).collect();
+                }));
+            }
             let result = first.gradients(model, own, factor);
             // All are waited for, whatever became of the others.
             let others: Vec<_> = running.into_iter().map(thread::ScopedJoinHandle::join).collect();
