@@ -31,7 +31,8 @@ fn lines_come_every_so_often_and_for_what_matters() {
     let mut lines = ProgressLine::new(Limits { steps: Some(95), seconds: None }, 20);
     let mut printed = Vec::new();
     for step in 1..=95 {
-        let valid = (step == 50).then_some(Validation { loss: 1.8, bits_per_byte: 2.5969, tokens: 100, accuracy: None });
+        let valid =
+            (step == 50).then_some(Validation { loss: 1.8, bits_per_byte: 2.5969, tokens: 100, accuracy: None });
         printed.extend(lines.line(&StepRecord { valid, ..record(step) }));
     }
     assert_eq!(

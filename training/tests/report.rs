@@ -34,7 +34,12 @@ fn record(step: u64, text: &str) -> StepRecord {
         weight_decay: 0.1,
         lambda: 1.0,
         grad_norm: 1.0,
-        valid: step.is_multiple_of(10).then_some(Validation { loss: 1.7, bits_per_byte: 2.5, tokens: 1000, accuracy: None }),
+        valid: step.is_multiple_of(10).then_some(Validation {
+            loss: 1.7,
+            bits_per_byte: 2.5,
+            tokens: 1000,
+            accuracy: None,
+        }),
         layers: step.is_multiple_of(5).then(|| (0..8).map(layer).collect()),
         sample: step.is_multiple_of(50).then(|| text.to_string()),
         elapsed_seconds: x,

@@ -28,7 +28,7 @@ impl GgufVocabulary {
     ///
     /// # Errors
     /// When the vocabulary is neither a byte-level BPE nor of SentencePiece, or malformed, or says what such a file cannot:
-    /// that a token has two ids, that two pieces have one score, or that texts begin with a token that stands for nothing.
+    /// that a token has two ids, or that texts begin with a token that stands for nothing.
     pub fn to_hf(&self) -> Result<HfFiles, TextError> {
         let kinds = kinds(self)?;
         let mut form = match self.model.as_str() {

@@ -5,8 +5,8 @@
 //! "MiniLMv2: Multi-Head Self-Attention Relation Distillation" (arXiv 2012.15828), section 3.1.
 
 use bitnet_model::{Sequences, Transformer};
-use burn::tensor::{Device, Tensor};
 use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Device, Tensor};
 
 use super::Part;
 use crate::gradients::GradientSum;

@@ -93,10 +93,8 @@ impl Replicas {
     /// The parts of a step: as many on each device as the recipe says.
     pub(super) fn parts(&self, batches: &Batches, step: u64, recipe: &Recipe) -> Vec<StepPart> {
         let of = recipe.batch.accumulate * self.0.len();
-        let part = |part| StepPart {
-            batch: batches.batch(step, part, of),
-            documents: batches.documents(step, part, of),
-        };
+        let part =
+            |part| StepPart { batch: batches.batch(step, part, of), documents: batches.documents(step, part, of) };
         (0..of).map(part).collect()
     }
 

@@ -260,7 +260,9 @@ impl<'a> Trainer<'a> {
         let (loss, gradients) = match self.replicas.gradients(&model, &parts, factor) {
             Ok(result) => result,
             Err(Failure::NotFinite(layer)) => return Err(self.checkpoints.not_finite(step + 1, &layer)?),
-            Err(Failure::Lost(number, reason)) => return Err(TrainError::DeviceLost { step: step + 1, number, reason }),
+            Err(Failure::Lost(number, reason)) => {
+                return Err(TrainError::DeviceLost { step: step + 1, number, reason });
+            }
         };
         let norm = gradients.norm(&self.parameters);
         if !norm.is_finite() {

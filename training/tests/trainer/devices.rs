@@ -1,8 +1,8 @@
 //! One model on several devices.
 
 use bitnet_model::DeviceKind;
-use bitnet_training::metrics::read_jsonl;
 use bitnet_training::metrics::StepRecord;
+use bitnet_training::metrics::read_jsonl;
 use bitnet_training::{RunFolder, RunOptions, TrainError};
 
 use crate::support::{options, run, small};

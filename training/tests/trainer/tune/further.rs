@@ -81,7 +81,8 @@ fn pieces(text: &str) -> Value {
     let merged = ["th", "the"].map(String::from);
     let tokens: Vec<String> = special.into_iter().chain(bytes).chain(characters).chain(merged).collect();
     let vocab: Value = tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
-    let added = tokens[..3].iter().enumerate().map(|(id, token)| json!({ "id": id, "content": token, "special": true }));
+    let added =
+        tokens[..3].iter().enumerate().map(|(id, token)| json!({ "id": id, "content": token, "special": true }));
     json!({
         "added_tokens": added.collect::<Vec<_>>(),
         "normalizer": { "type": "Sequence", "normalizers": [

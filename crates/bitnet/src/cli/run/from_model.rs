@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet::{EMBEDDED, write_embedded};
 use bitnet::training::recipe::{Packing, Recipe};
+use bitnet::{EMBEDDED, write_embedded};
 use clap::Args;
 
 use super::set;
