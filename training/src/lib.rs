@@ -28,6 +28,13 @@
 //! A device of another process (`remote:host:port`, feature `remote`, lent by `bitnet lend`) is any of Burn's servers: the
 //! operations of this crate are sent as those of Burn that they are made of. So its own kernels are not used there, and each
 //! operation is a message; it serves to reach a machine's device, not to save time on one machine.
+//!
+//! # Precision
+//!
+//! Weights, optimizer, activations and gradients are F32. Activations in BF16 are not offered: the CPU backends of Burn have no
+//! product in BF16 (Flex widens both sides each time), a product that comes out in BF16 keeps 8 bits of the integers that
+//! ternary linears compute exactly, and there was no device to test it on. `model.embedding = "bf16"` says what the embedding
+//! is stored in.
 
 pub mod data;
 pub mod metrics;

@@ -59,8 +59,8 @@ fn said(mut command: Command) -> (bool, String) {
     (status.success(), text.join().unwrap())
 }
 
-/// Eight steps of a small network on some pages, as `devices` says.
-fn trained(folder: &Path, out: &str, devices: &[&str]) -> (Vec<StepRecord>, String) {
+/// Eight steps of a small network on some pages, as `flags` say.
+fn train(folder: &Path, out: &str, flags: &[&str]) -> Command {
     let whole = std::fs::read_to_string(moby("heldout.txt")).unwrap();
     let end = whole.char_indices().map(|(at, _)| at).find(|at| *at >= 12_000).unwrap();
     std::fs::write(folder.join("text.txt"), &whole[..end]).unwrap();
@@ -72,18 +72,22 @@ fn trained(folder: &Path, out: &str, devices: &[&str]) -> (Vec<StepRecord>, Stri
     (run.max_steps, run.validate_every, run.validate_tokens, run.inspect_every, run.sample_every) = (8, 4, 200, 4, 0);
     std::fs::write(folder.join("recipe.toml"), recipe.to_toml()).unwrap();
     let [text, recipe, out] = ["text.txt", "recipe.toml", out].map(|name| folder.join(name).display().to_string());
-    let (ended_well, stderr) =
-        said(bitnet(&[&["train", &text, "--recipe", &recipe, "--out", &out, "--no-tui"], devices].concat()));
+    bitnet(&[&["train", &text, "--recipe", &recipe, "--out", &out, "--no-tui"], flags].concat())
+}
+
+/// The records of such a run.
+fn trained(folder: &Path, out: &str, flags: &[&str]) -> Vec<StepRecord> {
+    let (ended_well, stderr) = said(train(folder, out, flags));
     assert!(ended_well, "{stderr}");
-    (read_jsonl(Path::new(&out).join("metrics.jsonl")).unwrap(), stderr)
+    read_jsonl(folder.join(out).join("metrics.jsonl")).unwrap()
 }
 
 #[test]
 fn two_lent_devices_train_what_one_does() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, _) = trained(folder.path(), "one", &[]);
+    let one = trained(folder.path(), "one", &[]);
     let ((_a, a), (_b, b)) = (lender(None), lender(None));
-    let (two, _) = trained(folder.path(), "two", &["--devices", &format!("{a},{b}")]);
+    let two = trained(folder.path(), "two", &["--devices", &format!("{a},{b}")]);
     assert_eq!((one.len(), two.len()), (8, 8));
     for (one, two) in one.iter().zip(&two) {
         let apart = |x: f64, y: f64| (x / y - 1.0).abs();
@@ -93,6 +97,28 @@ fn two_lent_devices_train_what_one_does() {
     }
     let valid = |records: &[StepRecord]| records[7].valid.unwrap().loss;
     assert!((valid(&one) - valid(&two)).abs() < 1e-4, "{} {}", valid(&one), valid(&two));
+}
+
+#[test]
+fn a_run_that_loses_a_device_says_so_and_keeps_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lender, name) = lender(None);
+    let mut command = train(folder.path(), "run", &["--devices", &format!("flex,{name}"), "--max-steps", "100000"]);
+    command.args(["--checkpoint-every", "2"]).env("RUST_BACKTRACE", "0");
+    let records = folder.path().join("run/metrics.jsonl");
+    let lost = std::thread::spawn(move || {
+        let begun = Instant::now();
+        while std::fs::read_to_string(&records).map_or(0, |records| records.lines().count()) < 5 {
+            assert!(begun.elapsed() < HANGS, "no steps");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(lender);
+    });
+    let (ended_well, stderr) = said(command);
+    lost.join().unwrap();
+    let last = stderr.lines().last().unwrap();
+    assert!(!ended_well && last.starts_with("error: step ") && last.contains("device number 2 has failed"), "{stderr}");
+    assert!(std::fs::read_dir(folder.path().join("run/checkpoints")).unwrap().count() > 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! sum over all its targets, divided by their number, wherever they were: a mean over targets and not over devices.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use bitnet_model::{Sequences, Transformer, row_storage, weight_order};
@@ -128,10 +129,12 @@ impl Replicas {
             let others: Vec<_> = running.into_iter().map(thread::ScopedJoinHandle::join).collect();
             let (mut loss, mut sum) = result?;
             let device = inner_device(model);
-            for (number, other) in others.into_iter().enumerate() {
-                let (other_loss, other_sum) = other.map_err(|cause| Failure::Lost(number + 2, message(&*cause)))??;
+            for (number, other) in (2..).zip(others) {
+                // Burn panics when a device does not answer.
+                let lost = |cause: Box<dyn Any + Send>| Failure::Lost(number, message(&*cause));
+                let (other_loss, other_sum) = other.map_err(lost)??;
                 loss += other_loss;
-                sum.merge(other_sum, &device);
+                catch_unwind(AssertUnwindSafe(|| sum.merge(other_sum, &device))).map_err(lost)?;
             }
             Ok((loss, sum))
         })
