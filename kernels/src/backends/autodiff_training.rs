@@ -51,7 +51,9 @@ impl<B: TernaryOps + TrainingOps> Backward<B, 2> for LinearBackward {
             Saved::Quantized { input, words, scale, granularity, cols } => {
                 if let Some(node) = w_node {
                     let dw = match input {
-                        Input::Codes { codes, multiplier } => B::codes_weight_gradient(dy.clone(), codes, multiplier),
+                        Input::Codes { codes, multiplier } => {
+                            B::codes_weight_gradient(dy.clone(), codes, multiplier, cols)
+                        }
                         Input::Float(x) => B::float_weight_gradient(dy.clone(), x),
                     };
                     grads.register::<B>(node.id, dw);
@@ -165,7 +167,7 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
                     let (words, scale) = B::absmean_quantize(value(w), granularity);
                     let y = match input.clone() {
                         Input::Codes { codes, multiplier } => {
-                            B::linear_of_codes(codes, multiplier, words.clone(), scale.clone(), granularity)
+                            B::linear_of_codes(codes, multiplier, words.clone(), scale.clone(), granularity, cols)
                         }
                         Input::Float(x) => {
                             let spec = TernarySpec { activations, ..reference::spec(granularity, cols) };

@@ -1,13 +1,19 @@
 //! The operations on CubeCL's devices.
 
+use bitnet_ternary::Granularity;
+use bitnet_ternary::quantize::FLOOR;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{FloatDType, Scalar, Shape};
 use burn_cubecl::CubeBackend;
 
 use crate::cpu::dense::RowFormat;
 use crate::cpu::gate::Gate;
 use crate::cube;
-use crate::ops::training::TrainingOps;
-use crate::ops::{CacheSpec, LinearInput, Norm, TernaryOps, TernarySpec, Weight, WeightOrder, Weights, reference};
+use crate::ops::training::{self, AdamW, TrainingOps};
+use crate::ops::{
+    Activations, CacheSpec, LinearInput, Norm, TernaryOps, TernarySpec, Weight, WeightOrder, Weights, reference,
+};
 
 impl TernaryOps for CubeBackend {
     fn ternary_linear(
@@ -42,7 +48,16 @@ impl TernaryOps for CubeBackend {
             quantized = Some((spec, codes));
             y
         };
-        weights.into_vec().into_iter().map(&mut linear).collect()
+        let out: Vec<_> = weights.into_vec().into_iter().map(&mut linear).collect();
+        if let Some(y) = out.first() {
+            cube::rest(y);
+        }
+        out
+    }
+
+    fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {
+        let weight = in_rows(Weight { words, scale, spec });
+        cube::unpack(weight.words, weight.scale, spec.cols, spec.group.unwrap_or(spec.cols), true)
     }
 
     fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
@@ -93,4 +108,74 @@ fn in_rows(weight: Weight<CubeBackend>) -> Weight<CubeBackend> {
     Weight { words, scale, spec: TernarySpec { order: WeightOrder::Rows, ..spec } }
 }
 
-impl TrainingOps for CubeBackend {}
+impl TrainingOps for CubeBackend {
+    fn absmean_quantize(w: FloatTensor<Self>, granularity: Granularity) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let mut scale = cube::mean_magnitudes(&w, granularity);
+        if granularity == Granularity::Tensor {
+            // Rows are equally long, so the mean of their means is the mean.
+            let mean = Self::float_reshape(Self::float_mean(scale), Shape::from([1, 1]));
+            scale = Self::float_clamp_min(mean, Scalar::from(FLOOR));
+        }
+        (cube::pack(w, scale.clone(), granularity), scale)
+    }
+
+    fn absmax_quantize(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        cube::absmax(x)
+    }
+
+    fn linear_of_codes(
+        codes: IntTensor<Self>,
+        multiplier: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        granularity: Granularity,
+        cols: usize,
+    ) -> FloatTensor<Self> {
+        let codes = cube::values_of_codes(codes, multiplier.clone(), cols, false);
+        let spec = TernarySpec { activations: Activations::Float, ..training::reference::spec(granularity, cols) };
+        if spec.group.is_some() {
+            return Self::float_div(Self::ternary_linear(codes, words, scale, spec), multiplier);
+        }
+        // Integers of up to 8 bits and their sums below 2^24 are exact in any precision that matrix units multiply in.
+        let trits = Self::float_transpose(cube::unpack(words, scale.clone(), cols, cols, false));
+        let factor = Self::float_div(Self::float_transpose(scale), multiplier);
+        Self::float_mul(Self::float_matmul(codes, trits), factor)
+    }
+
+    fn packed_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        granularity: Granularity,
+        cols: usize,
+    ) -> FloatTensor<Self> {
+        Self::float_matmul(dy, Self::ternary_dequantize(words, scale, training::reference::spec(granularity, cols)))
+    }
+
+    fn codes_weight_gradient(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        multiplier: FloatTensor<Self>,
+        cols: usize,
+    ) -> FloatTensor<Self> {
+        let x = cube::values_of_codes(codes, multiplier, cols, true);
+        Self::float_matmul(Self::float_transpose(dy), x)
+    }
+
+    fn round_to(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self> {
+        match cube::round_to(x.clone(), to) {
+            Some(rounded) => rounded,
+            None => Self::float_cast(Self::float_cast(x, to), FloatDType::F32),
+        }
+    }
+
+    fn adamw(
+        w: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        square: FloatTensor<Self>,
+        step: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        cube::adamw([w, gradient, mean, square], step)
+    }
+}

@@ -64,8 +64,9 @@ impl<B: HostBackend> TrainingOps for B {
         words: IntTensor<Self>,
         scale: FloatTensor<Self>,
         granularity: Granularity,
+        cols: usize,
     ) -> FloatTensor<Self> {
-        let [tokens, cols] = codes.shape().dims();
+        let [tokens, _] = codes.shape().dims();
         let w = view::<B>(&words, &scale, granularity, cols);
         let out = written(tokens * w.rows, |out| {
             ternary::linears_of_codes(Isa::active(), B::codes(&codes), B::f32s(&multiplier), &[w], &mut [out]);
@@ -93,9 +94,10 @@ impl<B: HostBackend> TrainingOps for B {
         dy: FloatTensor<Self>,
         codes: IntTensor<Self>,
         multiplier: FloatTensor<Self>,
+        cols: usize,
     ) -> FloatTensor<Self> {
         let dy = B::contiguous(dy);
-        let ([_, rows], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), codes.shape().dims());
+        let [_, rows] = dy.shape().dims();
         let (codes, multiplier) = (B::codes(&codes), B::f32s(&multiplier));
         let dw = written(rows * cols, |dw| {
             linear_backward::quantized_weight(Isa::active(), B::f32s(&dy), codes, multiplier, dw);

@@ -29,18 +29,25 @@ pub struct AdamW {
 
 /// The factors that a step applies to each element.
 #[derive(Clone, Copy)]
-struct Factors {
-    keep: f32,
-    scale: f32,
-    beta_1: f32,
-    beta_2: f32,
-    epsilon: f32,
-    size: f32,
-    root: f32,
+pub(crate) struct Factors {
+    /// What is kept of a weight.
+    pub keep: f32,
+    /// What the gradient is multiplied by.
+    pub scale: f32,
+    /// Decay of the mean.
+    pub beta_1: f32,
+    /// Decay of the mean of squares.
+    pub beta_2: f32,
+    /// Added to the root.
+    pub epsilon: f32,
+    /// The step, corrected for the mean.
+    pub size: f32,
+    /// What the root is multiplied by.
+    pub root: f32,
 }
 
 impl AdamW {
-    fn factors(&self) -> Factors {
+    pub(crate) fn factors(&self) -> Factors {
         let step = i32::try_from(self.step).unwrap_or(i32::MAX);
         let correction = |beta: f32| 1.0 - f64::from(beta).powi(step);
         Factors {

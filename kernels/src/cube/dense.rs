@@ -107,7 +107,8 @@ pub(super) fn arrange(x: &[f32], out: &mut [f32], cols: usize, #[comptime] n: us
     }
 }
 
-/// `out[token, row] = Σ x w`, `x` being arranged; `lanes` units share a row.
+/// `out[token, row] = Σ x w`, `x` being arranged; `lanes` units share a row, and a unit that has it alone takes neighbouring
+/// rows. The products of a token are added up in `chains` sums that do not wait for each other.
 #[cube(launch_unchecked)]
 pub(super) fn product<N: Size>(
     weights: &[Vector<u32, N>],
@@ -118,6 +119,7 @@ pub(super) fn product<N: Size>(
     steps: usize,
     #[comptime] format: Words,
     #[comptime] tile: usize,
+    #[comptime] chains: usize,
     #[comptime] lanes: usize,
     #[comptime] units: usize,
 ) {
@@ -129,7 +131,8 @@ pub(super) fn product<N: Size>(
     let tiles = (tokens + tile - 1) / tile;
     let rounds = (rows * tiles + groups - 1) / groups;
     for round in 0..rounds {
-        let task = min(round * groups + group, rows * tiles - 1);
+        let task = if comptime!(lanes == 1) { group * rounds + round } else { round * groups + group };
+        let task = min(task, rows * tiles - 1);
         let (row, first) = (task % rows, task / rows * tile);
         let mut sums = Array::<Vector<f32, N>>::new(tile);
         let mut starts = Array::<usize>::new(tile);
@@ -140,10 +143,10 @@ pub(super) fn product<N: Size>(
         }
         for s in range_stepped(lane, steps, lanes.runtime()) {
             let from = (row * steps + s) * stored;
-            let mut parts = Array::<Vector<f32, N>>::new(tile);
+            let mut parts = Array::<Vector<f32, N>>::new(tile * chains);
             #[unroll]
-            for t in 0..tile {
-                parts[t] = Vector::new(0f32);
+            for i in 0..tile * chains {
+                parts[i] = Vector::new(0f32);
             }
             for i in 0..step {
                 let words = weights[from + i];
@@ -152,16 +155,21 @@ pub(super) fn product<N: Size>(
                     let w = element::<N>(words, comptime!(e as u32), format);
                     #[unroll]
                     for t in 0..tile {
-                        parts[t] += w * x[((starts[t] + s) * step + i) * values + e];
+                        parts[t * chains + e % chains] += w * x[((starts[t] + s) * step + i) * values + e];
                     }
                 }
             }
             #[unroll]
             for t in 0..tile {
+                let mut part = parts[t * chains];
+                #[unroll]
+                for i in 1..chains {
+                    part += parts[t * chains + i];
+                }
                 if comptime!(format.scales() == 1) {
-                    sums[t] += parts[t] * Vector::<f32, N>::reinterpret(weights[from + step]);
+                    sums[t] += part * Vector::<f32, N>::reinterpret(weights[from + step]);
                 } else {
-                    sums[t] += parts[t];
+                    sums[t] += part;
                 }
             }
         }

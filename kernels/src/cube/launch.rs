@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use super::cache::per_word;
 use super::dense::{self, Words};
-use super::target::Target;
+use super::target::{Products, Target};
 use super::{attention, cache, gate, matvec, norm, quantize as codes, rope as rotary};
 use crate::cpu::dense::RowFormat;
 use crate::cpu::gate::Gate;
@@ -17,8 +17,13 @@ use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheSide};
 use crate::ops::{Activations, CacheSpec, TernarySpec, Weight};
 
 /// A new tensor on the device of `like`.
-fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+pub(super) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     empty_device_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// A tensor that may be changed in place: `x` where nothing else holds it.
+pub(super) fn own(x: CubeTensor) -> CubeTensor {
+    if x.can_mut() && x.is_contiguous() { x } else { into_contiguous(x).copy() }
 }
 
 /// Units that share a row of weights on a GPU, and units of a cube.
@@ -35,6 +40,10 @@ fn lanes(target: &Target, tasks: usize) -> (usize, CubeCount, CubeDim) {
     (LANES, count, CubeDim::new_1d(UNITS as u32))
 }
 
+/// Sums of rows and tokens that a unit of a processor keeps in registers, and the most rows among them.
+const SUMS: usize = 16;
+const BLOCK_ROWS: usize = 4;
+
 /// Tokens that meet a row of weights at once.
 fn tile(tokens: usize) -> usize {
     tokens.next_power_of_two().min(8)
@@ -49,7 +58,7 @@ pub(crate) struct Quantized {
     cols: usize,
     /// Words in a vector.
     vector: usize,
-    bytes: bool,
+    products: Products,
     rounded: bool,
 }
 
@@ -63,11 +72,12 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
     let words = cols.div_ceil(codes::WORD);
     let in_group = group.map_or(words, |group| if group < cols { group / codes::WORD } else { words });
     let vector = target.vector_of(words).min(target.vector_of(in_group));
-    let bytes = target.dp4a && group.is_none() && rounded;
+    let products = if group.is_none() && rounded { target.products } else { Products::Floats };
     let meta = empty(&x, [tokens, 2], DType::F32);
-    let packed =
-        if bytes { empty(&x, [tokens, 4 * words], DType::I32) } else { empty(&x, [tokens, 16 * words], DType::F32) };
-    let width = if bytes { 1 } else { target.vector_of(cols) };
+    let floats = products == Products::Floats;
+    let dtype = if floats { DType::F32 } else { DType::U32 };
+    let packed = empty(&x, [tokens, codes::WORD / products.per_word() * words], dtype);
+    let width = target.vector_of(cols);
     let units = target.units_of_a_row();
     let (count, dim) = target.rows(tokens);
     let (weight, eps) = match norm {
@@ -77,8 +87,8 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
     let (to, about) = (packed.clone().into_buffer_arg(), meta.clone().into_buffer_arg());
     let x = x.into_buffer_arg();
     let vectors = cols / width;
-    if bytes {
-        codes::quantize_bytes::launch(
+    if !floats {
+        codes::quantize_packed::launch(
             &client,
             count,
             dim,
@@ -92,6 +102,7 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
             eps,
             vector,
             units,
+            products.per_word(),
         );
     } else {
         codes::quantize::launch(
@@ -111,7 +122,7 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
             rounded,
         );
     }
-    Quantized { codes: packed, meta, tokens, cols, vector, bytes, rounded }
+    Quantized { codes: packed, meta, tokens, cols, vector, products, rounded }
 }
 
 /// `[tokens, rows]`, for words in canonical order.
@@ -151,8 +162,34 @@ pub(crate) fn quantized_linear(x: &Quantized, weight: Weight<burn_cubecl::CubeBa
         return out;
     }
     let tile = tile(x.tokens);
+    if x.products == Products::Halves {
+        let block = (SUMS / tile).min(BLOCK_ROWS);
+        let (count, dim) = target.tasks(rows.div_ceil(block));
+        // SAFETY: as below.
+        unsafe {
+            matvec::halves::launch_unchecked(
+                &client,
+                count,
+                dim,
+                x.vector,
+                2 * x.vector,
+                words,
+                codes,
+                meta,
+                scale,
+                y,
+                rows,
+                width,
+                scale_of_row,
+                tile,
+                block,
+            );
+        }
+        return out;
+    }
     let (lanes, count, dim) = lanes(&target, rows * x.tokens.div_ceil(tile));
-    let launch = if x.bytes { matvec::bytes::launch_unchecked } else { matvec::floats::launch_unchecked };
+    let launch =
+        if x.products == Products::Bytes { matvec::bytes::launch_unchecked } else { matvec::floats::launch_unchecked };
     // SAFETY: rows and tokens are clamped to what there is, and the sizes of words, codes and scales were just checked.
     unsafe {
         launch(
@@ -174,6 +211,14 @@ pub(crate) fn quantized_linear(x: &Quantized, weight: Weight<burn_cubecl::CubeBa
         );
     }
     out
+}
+
+/// Sleeps until what makes `y` is done, on a processor: a caller that runs ahead of the queue spins when it is full, on a
+/// core that the kernels then do without. Errors come with the values.
+pub(crate) fn rest(y: &CubeTensor) {
+    if Target::of(&y.client).is_cpu() {
+        let _ = cubecl::future::block_on(y.client.sync());
+    }
 }
 
 /// RMSNorm of each row of `x`.
@@ -233,8 +278,6 @@ pub(crate) fn attend(
     [keys, values]: [CubeTensor; 2],
     spec: CacheSpec,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let own =
-        |side: CubeTensor| if side.can_mut() && side.is_contiguous() { side } else { into_contiguous(side).copy() };
     let (keys, values) = (own(keys), own(values));
     write(k, &keys, spec, CacheSide::Keys);
     write(v, &values, spec, CacheSide::Values);
@@ -355,13 +398,14 @@ pub(crate) fn rows_linear(x: CubeTensor, rows: &CubeTensor, format: RowFormat) -
     let out = empty(&rows, [tokens, count], DType::F32);
     let steps = cols / format.of_step(vector);
     let tile = tile(tokens);
+    let chains = if target.is_cpu() && tile == 1 { format.values() } else { 1 };
     let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile));
     let (rows, x, y) = (rows.into_buffer_arg(), arranged.into_buffer_arg(), out.clone().into_buffer_arg());
     assert_eq!(words, format.stored(vector, cols), "words of a row");
     // SAFETY: rows and tokens are clamped to what there is, and the size of a row was just checked.
     unsafe {
         dense::product::launch_unchecked(
-            &client, cubes, dim, vector, rows, x, y, count, tokens, steps, format, tile, lanes, UNITS,
+            &client, cubes, dim, vector, rows, x, y, count, tokens, steps, format, tile, chains, lanes, UNITS,
         );
     }
     Some(out)

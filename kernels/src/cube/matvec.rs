@@ -74,7 +74,7 @@ pub(super) fn floats<V: Size>(
 #[cube(launch_unchecked)]
 pub(super) fn bytes<V: Size>(
     words: &[Vector<u32, V>],
-    codes: &[Vector<i32, V>],
+    codes: &[Vector<u32, V>],
     meta: &[f32],
     scale: &[f32],
     out: &mut [f32],
@@ -110,7 +110,7 @@ pub(super) fn bytes<V: Size>(
                     let x = codes[(starts[t] + k) * 4 + comptime!(plane as usize)];
                     #[unroll]
                     for v in 0..V::value() {
-                        sums[t] = dp4a(i32::reinterpret(code.extract(v)), x.extract(v), sums[t]);
+                        sums[t] = dp4a(i32::reinterpret(code.extract(v)), i32::reinterpret(x.extract(v)), sums[t]);
                     }
                 }
             }
@@ -122,6 +122,94 @@ pub(super) fn bytes<V: Size>(
             if lane == 0 && token < tokens {
                 let scale = if comptime!(scale_of_row) { scale[row] } else { scale[0] };
                 out[token * rows + row] = (dot - meta[2 * token + 1]) * (scale / meta[2 * token]);
+            }
+        }
+    }
+}
+
+/// Vectors of words whose products a half of 16 bits can add up: 8 products of at most `2 * 128` each time.
+const STEPS: usize = 15;
+
+/// [`floats`] for activations of which two are in a word, `H` being `2 V`, on units that work by themselves.
+///
+/// A matrix is read as `block` streams, so many neighbouring rows each, of which a unit takes one stretch: it reads each
+/// stream from one end to the other. A half begins at 2^15, so that it never is negative, and is taken up in 32 bits after
+/// [`STEPS`] vectors.
+#[cube(launch_unchecked)]
+pub(super) fn halves<V: Size, H: Size>(
+    words: &[Vector<u32, V>],
+    codes: &[Vector<u32, V>],
+    meta: &[f32],
+    scale: &[f32],
+    out: &mut [f32],
+    rows: usize,
+    width: usize,
+    #[comptime] scale_of_row: bool,
+    #[comptime] tile: usize,
+    #[comptime] block: usize,
+) {
+    let tokens = meta.len() / 2;
+    let stream = (rows + block - 1) / block;
+    let chunks = (width + STEPS - 1) / STEPS;
+    let units = CUBE_COUNT * CUBE_DIM as usize;
+    let stretch = (stream + units - 1) / units;
+    let begin = ABSOLUTE_POS * stretch;
+    for first in range_stepped(0usize, tokens, tile.runtime()) {
+        for at in begin..min(begin + stretch, stream) {
+            let mut sums = Array::<Vector<u32, V>>::new(block * tile);
+            let mut narrow = Array::<Vector<u16, H>>::new(block * tile);
+            let mut of_row = Array::<usize>::new(block);
+            let mut of_token = Array::<usize>::new(tile);
+            #[unroll]
+            for i in 0..block * tile {
+                sums[i] = Vector::new(0u32);
+            }
+            #[unroll]
+            for r in 0..block {
+                of_row[r] = min(at + r * stream, rows - 1) * width;
+            }
+            #[unroll]
+            for t in 0..tile {
+                of_token[t] = min(first + t, tokens - 1) * width;
+            }
+            for chunk in 0..chunks {
+                #[unroll]
+                for i in 0..block * tile {
+                    narrow[i] = Vector::new(0x8000u16);
+                }
+                for k in chunk * STEPS..min((chunk + 1) * STEPS, width) {
+                    #[unroll]
+                    for plane in 0..8u16 {
+                        #[unroll]
+                        for r in 0..block {
+                            let word = Vector::<u16, H>::reinterpret(words[of_row[r] + k]);
+                            let code = (word >> Vector::new(2u16 * plane)) & Vector::new(3u16);
+                            #[unroll]
+                            for t in 0..tile {
+                                let x = codes[(of_token[t] + k) * 8 + comptime!(plane as usize)];
+                                narrow[r * tile + t] += code * Vector::<u16, H>::reinterpret(x);
+                            }
+                        }
+                    }
+                }
+                #[unroll]
+                for i in 0..block * tile {
+                    let pairs = Vector::<u32, V>::reinterpret(narrow[i]);
+                    sums[i] += (pairs & Vector::new(0xffffu32)) + (pairs >> Vector::new(16u32));
+                }
+            }
+            let above = Vector::<f32, V>::new(f32::cast_from(chunks) * 65536f32);
+            #[unroll]
+            for r in 0..block {
+                #[unroll]
+                for t in 0..tile {
+                    let dot = sum_of(Vector::<f32, V>::cast_from(sums[r * tile + t]) - above);
+                    let (row, token) = (at + r * stream, first + t);
+                    if row < rows && token < tokens {
+                        let scale = if comptime!(scale_of_row) { scale[row] } else { scale[0] };
+                        out[token * rows + row] = (dot - meta[2 * token + 1]) * (scale / meta[2 * token]);
+                    }
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ mod cache;
 mod dense;
 mod gate;
 mod launch;
+mod launch_training;
 mod matvec;
 mod narrow;
 mod norm;
@@ -19,8 +20,10 @@ mod quantize;
 mod rope;
 mod rows;
 mod target;
+mod training;
 
 pub(crate) use launch::{
-    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rms_norm, rope, rows_linear,
+    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rest, rms_norm, rope, rows_linear,
 };
+pub(crate) use launch_training::{absmax, adamw, mean_magnitudes, pack, round_to, unpack, values_of_codes};
 pub(crate) use target::Target;

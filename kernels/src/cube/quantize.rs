@@ -6,11 +6,13 @@
 //!
 //! ```text
 //! floats   [token][words / V][16 columns][V words]            a code is an f32
-//! bytes    [token][words / V][4 planes p][V words]            an i32 has the codes of columns p, 4 + p, 8 + p, 12 + p
+//! halves   [token][words / V][8 planes p][V words]            a word has the codes of columns p, 8 + p
+//! bytes    [token][words / V][4 planes p][V words]            a word has the codes of columns p, 4 + p, 8 + p, 12 + p
 //! ```
 //!
-//! The second is for devices that multiply four bytes at once: shifted by `2 p` bits and masked with `0x03030303`, a word
-//! of weights has those four columns in its bytes.
+//! Shifted by `2 p` bits and masked with `0x00030003` or `0x03030303`, a word of weights has those columns in its halves or
+//! bytes. Bytes are for devices that multiply four of them at once, halves for processors, whose vectors have twice as many
+//! lanes of 16 bits as of 32.
 
 use cubecl::prelude::*;
 
@@ -40,7 +42,7 @@ pub(super) fn round_one(x: f32) -> f32 {
 }
 
 #[cube]
-fn code_of<N: Size>(x: Vector<f32, N>, scale: f32) -> Vector<f32, N> {
+pub(super) fn code_of<N: Size>(x: Vector<f32, N>, scale: f32) -> Vector<f32, N> {
     let code = round_ties_even::<N>(x * Vector::new(scale));
     min(max(code, Vector::new(-128f32)), Vector::new(127f32))
 }
@@ -120,19 +122,25 @@ pub(super) fn quantize<N: Size>(
     }
 }
 
-/// [`quantize`] with four codes in an integer.
+/// [`quantize`] with `per_word` codes in a word: four bytes or two halves.
 #[cube(launch)]
-pub(super) fn quantize_bytes<N: Size>(
+pub(super) fn quantize_packed<N: Size>(
     x: &[Vector<f32, N>],
     norm: ComptimeOption<&[Vector<f32, N>]>,
-    codes: &mut [i32],
+    codes: &mut [u32],
     meta: &mut [f32],
     width: usize,
     words: usize,
     eps: f32,
     #[comptime] vector: usize,
     #[comptime] units: usize,
+    #[comptime] per_word: usize,
 ) {
+    let planes = comptime!(WORD / per_word);
+    let bits = comptime!(32 / per_word as u32);
+    let mask = comptime!(u32::MAX >> (32 - bits));
+    let size = N::value();
+    let vectors = comptime!(WORD / size);
     for row in range_stepped(first_row(units), meta.len() / 2, row_step(units)) {
         let start = row * width;
         let mut scale = 1f32;
@@ -144,23 +152,34 @@ pub(super) fn quantize_bytes<N: Size>(
             top = max(top, value::<N>(x, &norm, scale, start, i).abs());
         }
         let multiplier = 127f32 / max(largest(max_of(top), units), 0.00001f32);
-        let mut sum = 0f32;
-        for i in range_stepped(lane(units), words * 4, units.runtime()) {
-            let (word, plane) = (i / 4, i % 4);
-            let mut packed = 0u32;
+        let mut sums = Vector::<f32, N>::new(0f32);
+        for word in range_stepped(lane(units), words, units.runtime()) {
+            let mut of_word = Array::<u32>::new(WORD);
             #[unroll]
-            for b in 0..4usize {
-                let column = word * WORD + 4 * b + plane;
-                if column < width {
-                    let code = code_of::<N>(value::<N>(x, &norm, scale, start, column), multiplier).extract(0usize);
-                    sum += code;
-                    packed |= (u32::reinterpret(i32::cast_from(code)) & 255u32) << comptime!(8 * b as u32);
+            for v in 0..vectors {
+                let at = word * vectors + v;
+                let mut code = Vector::<f32, N>::new(0f32);
+                if at < width {
+                    code = code_of::<N>(value::<N>(x, &norm, scale, start, at), multiplier);
+                    sums += code;
+                }
+                #[unroll]
+                for e in 0..size {
+                    of_word[v * size + e] = u32::reinterpret(i32::cast_from(code.extract(e))) & mask;
                 }
             }
-            codes[(row * words + word / vector * vector) * 4 + plane * vector + word % vector] =
-                i32::reinterpret(packed);
+            let to = (row * words + word / vector * vector) * planes + word % vector;
+            #[unroll]
+            for plane in 0..planes {
+                let mut packed = 0u32;
+                #[unroll]
+                for b in 0..per_word {
+                    packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
+                }
+                codes[to + plane * vector] = packed;
+            }
         }
-        let sum = total(sum, units);
+        let sum = total(sum_of(sums), units);
         if lane(units) == 0 {
             meta[2 * row] = multiplier;
             meta[2 * row + 1] = sum;

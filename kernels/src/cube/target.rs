@@ -4,6 +4,28 @@ use std::sync::OnceLock;
 
 use cubecl::prelude::*;
 
+/// How activations meet the codes of ternary weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// As floats, one by one.
+    Floats,
+    /// As integers of 16 bits in vectors: processors.
+    Halves,
+    /// Four bytes in one instruction.
+    Bytes,
+}
+
+impl Products {
+    /// Activations in a word.
+    pub fn per_word(self) -> usize {
+        match self {
+            Products::Floats => 1,
+            Products::Halves => 2,
+            Products::Bytes => 4,
+        }
+    }
+}
+
 /// How work is cut for a device.
 ///
 /// On a GPU the units of a cube work side by side on one row of a matrix, and there are many cubes. CubeCL's CPU runtime
@@ -14,8 +36,8 @@ pub(crate) struct Target {
     cores: Option<u32>,
     /// The widest vector of 32-bit values that a unit should load.
     pub vector: usize,
-    /// Whether the dot product of four bytes is one instruction.
-    pub dp4a: bool,
+    /// The fastest that there is for activations of 8 bits and weights with one scale a row or tensor.
+    pub products: Products,
     max_cubes: u32,
 }
 
@@ -43,10 +65,16 @@ impl Target {
         let hardware = &client.properties().hardware;
         let cores = hardware.num_cpu_cores.filter(|_| hardware.plane_size_max == 1);
         let name = client.name();
+        let dp4a = FORCED_DP4A.get_or_init(forced_dp4a).unwrap_or(name.contains("cuda") || name.contains("spirv"));
+        let products = match (dp4a, cores) {
+            (true, _) => Products::Bytes,
+            (false, Some(_)) => Products::Halves,
+            (false, None) => Products::Floats,
+        };
         Self {
             cores,
             vector: if cores.is_some() { 16 } else { 4 },
-            dp4a: FORCED_DP4A.get_or_init(forced_dp4a).unwrap_or(name.contains("cuda") || name.contains("spirv")),
+            products,
             max_cubes: hardware.max_cube_count.0.min(65_535),
         }
     }
@@ -58,7 +86,7 @@ impl Target {
         let has = |there: bool, what: &'static str| there.then_some(what);
         let matmul = &properties.features.matmul;
         let found = [
-            has(self.dp4a, "dp4a"),
+            has(self.products == Products::Bytes, "dp4a"),
             has(!matmul.cmma.is_empty() || !matmul.mma.is_empty(), "matrix units"),
             has(client.name().contains("cuda") || client.name().contains("hip"), "graph replay"),
         ];

@@ -3,7 +3,7 @@
 use bitnet_fixtures::{Golden, difference};
 use bitnet_kernels::ops::training::{self, Quantization};
 use bitnet_kernels::ops::{self, Activations};
-use bitnet_kernels::{Gate, TrainingOps};
+use bitnet_kernels::{Gate, RowStorage, TrainingOps, row_storage};
 use bitnet_ternary::{Granularity, quantize};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -40,8 +40,17 @@ fn how(case: &Value) -> Quantization {
 
 /// Int8 codes and multipliers of `x` (`[tokens, cols]`).
 fn quantized(x: Tensor<2>) -> (Vec<i64>, Vec<f32>) {
+    let [_, cols] = x.dims();
     let (codes, multiplier) = Dispatch::absmax_quantize(x.into_dispatch());
-    let codes = Tensor::<2, Int>::from_dispatch(codes).into_data().iter().collect();
+    let codes = Tensor::<2, Int>::from_dispatch(codes);
+    let ([_, words], packed) = (codes.dims(), codes.dtype() == DType::U32);
+    let codes: Vec<i64> = codes.into_data().iter().collect();
+    let codes = if packed {
+        let of_word = |word: &i64| (*word as u32).to_le_bytes().map(|code| i64::from(code as i8));
+        codes.chunks(words).flat_map(|row| row.iter().flat_map(of_word).take(cols)).collect()
+    } else {
+        codes
+    };
     (codes, floats(Tensor::<2>::from_dispatch(multiplier)))
 }
 
@@ -83,7 +92,13 @@ fn bit_linear_and_its_gradients() {
                     let same = *multiplier == expected("s")[token];
                     if lambda == 1.0 && same {
                         let row = token * rows..(token + 1) * rows;
-                        assert_eq!(values[row.clone()], expected("y")[row], "{what}, token {token}");
+                        let (found, expected) = (&values[row.clone()], &expected("y")[row]);
+                        // A device's compiler may fuse the sum of groups.
+                        if row_storage(&device) == RowStorage::Bytes {
+                            assert_eq!(found, expected, "{what}, token {token}");
+                        } else {
+                            close(found, expected, "y");
+                        }
                     }
                     let row = token * cols..(token + 1) * cols;
                     let Some(integers) =
@@ -109,7 +124,7 @@ fn bit_linear_and_its_gradients() {
             let matrix = quantize::absmean(&expected("weight"), rows, cols, granularity).unwrap();
             let (words, scale) = training::absmean_quantize(w.inner(), granularity);
             assert_eq!(words.into_data().iter::<u32>().collect::<Vec<_>>(), matrix.words(), "{what}");
-            assert_eq!(floats(scale), expected("gamma"), "{what}");
+            close(&floats(scale), &expected("gamma"), "gamma");
             if golden.has(&format!("{name}.trits")) {
                 let trits: Vec<i64> = matrix.trits().iter().map(|trit| i64::from(*trit)).collect();
                 assert_eq!(trits, golden.integers(&format!("{name}.trits")), "{what}");

@@ -73,7 +73,8 @@ impl<B: Backend> LatentWeights<B> {
 ///
 /// The default bodies are the reference, written with Burn's own operations. On `Autodiff` the operations that a model is
 /// made of have gradients by hand, computed with those here whose names end in `gradient` or `backward`. All float tensors
-/// are F32, packed words are U32 in canonical order, int8 codes are I8.
+/// are F32, packed words are U32 in canonical order. Int8 codes are I8 `[tokens, cols]`, but four in a U32 word,
+/// `[tokens, ceil(cols / 4)]`, on CubeCL's devices, of which some have no narrower type.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -119,8 +120,9 @@ pub trait TrainingOps: Backend {
         words: IntTensor<Self>,
         scale: FloatTensor<Self>,
         granularity: Granularity,
+        cols: usize,
     ) -> FloatTensor<Self> {
-        reference::linear_of_codes::<Self>(codes, multiplier, words, scale, granularity)
+        reference::linear_of_codes::<Self>(codes, multiplier, words, scale, granularity, cols)
     }
 
     /// `dy · w̃` for packed weights of `cols` columns: `[tokens, rows] → [tokens, cols]`.
@@ -139,8 +141,9 @@ pub trait TrainingOps: Backend {
         dy: FloatTensor<Self>,
         codes: IntTensor<Self>,
         multiplier: FloatTensor<Self>,
+        cols: usize,
     ) -> FloatTensor<Self> {
-        reference::codes_weight_gradient::<Self>(dy, codes, multiplier)
+        reference::codes_weight_gradient::<Self>(dy, codes, multiplier, cols)
     }
 
     /// `x wᵀ` for float weights `[rows, cols]`.

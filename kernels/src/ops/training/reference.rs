@@ -19,10 +19,11 @@ pub fn quantized_linears<B: TrainingOps>(
     match how {
         how if how.is_float() => weights.map(|w| B::float_linear(x.clone(), w)).collect(),
         Quantization::Ternary { granularity, activations: Activations::Int8, lambda: 1.0 } => {
+            let [_, cols] = x.shape().dims();
             let (codes, multiplier) = B::absmax_quantize(x);
             let product = |w: FloatTensor<B>| {
                 let (words, scale) = B::absmean_quantize(w, granularity);
-                B::linear_of_codes(codes.clone(), multiplier.clone(), words, scale, granularity)
+                B::linear_of_codes(codes.clone(), multiplier.clone(), words, scale, granularity, cols)
             };
             weights.map(product).collect()
         }
@@ -134,8 +135,8 @@ pub fn linear_of_codes<B: Backend>(
     words: IntTensor<B>,
     scale: FloatTensor<B>,
     granularity: Granularity,
+    cols: usize,
 ) -> FloatTensor<B> {
-    let [_, cols] = codes.shape().dims();
     let spec = TernarySpec { activations: Activations::Float, ..spec(granularity, cols) };
     let codes = B::int_into_float(codes, FloatDType::F32);
     match spec.group {
@@ -165,7 +166,9 @@ pub fn codes_weight_gradient<B: Backend>(
     dy: FloatTensor<B>,
     codes: IntTensor<B>,
     multiplier: FloatTensor<B>,
+    cols: usize,
 ) -> FloatTensor<B> {
+    debug_assert_eq!(codes.shape().dims::<2>()[1], cols);
     let x = B::float_div(B::int_into_float(codes, FloatDType::F32), multiplier);
     B::float_matmul(B::float_transpose(dy), x)
 }
