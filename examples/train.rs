@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         out: folder.path().join("run"),
         recipe,
         device: Device::flex(),
+        more_devices: Vec::new(),
         resume: false,
         overwrite: false,
         command: "the example `train`".to_string(),

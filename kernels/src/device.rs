@@ -24,11 +24,22 @@ pub enum DeviceKind {
     Vulkan,
     /// GPUs through WebGPU, on whatever the system has.
     WebGpu,
+    /// What another process lends; it has no name without that one's address, and so is never listed.
+    Remote,
 }
 
 impl DeviceKind {
-    const ALL: [DeviceKind; 8] =
-        [Self::Flex, Self::NdArray, Self::Cpu, Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::WebGpu];
+    const ALL: [DeviceKind; 9] = [
+        Self::Flex,
+        Self::NdArray,
+        Self::Cpu,
+        Self::Cuda,
+        Self::Rocm,
+        Self::Metal,
+        Self::Vulkan,
+        Self::WebGpu,
+        Self::Remote,
+    ];
 
     /// The name that [`device`] takes, and of the feature that it comes with.
     pub fn name(self) -> &'static str {
@@ -41,6 +52,7 @@ impl DeviceKind {
             DeviceKind::Metal => "metal",
             DeviceKind::Vulkan => "vulkan",
             DeviceKind::WebGpu => "webgpu",
+            DeviceKind::Remote => "remote",
         }
     }
 
@@ -60,6 +72,7 @@ impl DeviceKind {
             DeviceKind::Metal => cfg!(feature = "metal"),
             DeviceKind::Vulkan => cfg!(feature = "vulkan"),
             DeviceKind::WebGpu => cfg!(feature = "webgpu"),
+            DeviceKind::Remote => cfg!(feature = "remote"),
         }
     }
 
@@ -129,13 +142,17 @@ pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
     Ok(DeviceKind::compiled().flat_map(of_kind).collect())
 }
 
-/// The device of this name: that of a backend, and `:n` for another than the first of its devices.
+/// The device of this name: that of a backend, and `:n` for another than the first of its devices; or `remote:host:port`,
+/// and `/n` for another than the first that is lent there.
 ///
 /// # Errors
-/// When no backend has this name, when this program was built without it, when the machine has no such device, or when
-/// `BITNET_ISA` names an instruction set that this processor does not have.
+/// When no backend has this name, when this program was built without it, when the machine has no such device, when nobody
+/// lends it, or when `BITNET_ISA` names an instruction set that this processor does not have.
 pub fn device(name: &str) -> Result<Device, DeviceError> {
     Isa::select()?;
+    if let Some(address) = name.strip_prefix("remote:") {
+        return remote(address);
+    }
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => (kind, index.parse().map_err(|_| DeviceError::Unknown(name.to_string()))?),
         None => (name, 0),
@@ -150,6 +167,20 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
         return Err(DeviceError::Absent { name: name.to_string(), kind: kind.name(), found: found.len() });
     }
     Ok(found.swap_remove(index))
+}
+
+#[cfg(feature = "remote")]
+fn remote(address: &str) -> Result<Device, DeviceError> {
+    let lost = |reason: burn::remote::ConnectError| DeviceError::Remote {
+        address: address.to_string(),
+        reason: reason.to_string(),
+    };
+    crate::remote::connect(address).map_err(lost)
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(_: &str) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotCompiledIn(DeviceKind::Remote.name()))
 }
 
 /// Whether the native CPU kernels run on this device.
@@ -238,6 +269,14 @@ pub enum DeviceError {
         kind: &'static str,
         /// Devices of this backend.
         found: usize,
+    },
+    /// Nobody lends it.
+    #[error("there is no device at {address}: {reason}")]
+    Remote {
+        /// What was asked for.
+        address: String,
+        /// Why not.
+        reason: String,
     },
     /// The kernels cannot run as asked.
     #[error(transparent)]

@@ -21,6 +21,8 @@ mod device;
 #[cfg(feature = "burn")]
 #[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]
 pub mod ops;
+#[cfg(feature = "remote")]
+mod remote;
 
 pub use cpu::code_rows::CodeRows;
 pub use cpu::dense::RowFormat;
@@ -37,3 +39,5 @@ pub use device::{
 pub use ops::TernaryOps;
 #[cfg(feature = "burn")]
 pub use ops::training::TrainingOps;
+#[cfg(feature = "remote")]
+pub use remote::{LendError, TOKEN as REMOTE_TOKEN, lend};

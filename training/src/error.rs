@@ -98,6 +98,19 @@ pub enum TrainError {
         /// Of the embedding.
         rows: usize,
     },
+    /// Devices that cannot train one model together.
+    #[error("the devices: {0}")]
+    Devices(String),
+    /// A device has failed, such as one that another process lends and that is gone.
+    #[error("step {step}: device number {number} has failed: {reason}")]
+    DeviceLost {
+        /// The step, the first being 1.
+        step: u64,
+        /// Its place in the list of devices, from 1.
+        number: usize,
+        /// What it said.
+        reason: String,
+    },
     /// The loss, a gradient or a weight is not a finite number.
     #[error(
         "step {step}: numbers are no longer finite, first in {layer}; {}",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bitnet_kernels::ops::training::sum_of_squares;
 use bitnet_model::Transformer;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 
 use crate::parameters::Parameters;
 
@@ -17,6 +17,13 @@ impl GradientSum {
     /// Adds what a backward pass has left for the parameters of `model`.
     pub fn add(&mut self, gradients: Gradients, model: &Transformer) {
         model.visit(&mut Take { gradients, sums: &mut self.0 });
+    }
+
+    /// Adds those of a copy of the model elsewhere, brought to `device`.
+    pub fn merge(&mut self, other: Self, device: &Device) {
+        for (id, gradient) in other.0 {
+            add(&mut self.0, id, gradient.to_device(device));
+        }
     }
 
     /// Takes one out.
@@ -45,6 +52,14 @@ impl GradientSum {
     }
 }
 
+fn add(sums: &mut HashMap<ParamId, Tensor<1>>, id: ParamId, gradient: Tensor<1>) {
+    let sum = match sums.remove(&id) {
+        Some(sum) => sum + gradient,
+        None => gradient,
+    };
+    sums.insert(id, sum);
+}
+
 struct Take<'a> {
     gradients: Gradients,
     sums: &'a mut HashMap<ParamId, Tensor<1>>,
@@ -57,12 +72,7 @@ impl ModuleVisitor for Take<'_> {
         }
         if let Some(gradient) = param.val().grad_remove(&mut self.gradients) {
             let count = gradient.shape().num_elements();
-            let gradient = gradient.reshape([count]);
-            let sum = match self.sums.remove(&param.id) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            self.sums.insert(param.id, sum);
+            add(self.sums, param.id, gradient.reshape([count]));
         }
     }
 }

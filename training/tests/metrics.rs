@@ -29,7 +29,12 @@ fn record(step: u64) -> StepRecord {
         weight_decay: 0.1,
         lambda: 1.0,
         grad_norm: x.cos().abs(),
-        valid: step.is_multiple_of(4).then(|| Validation { loss: x.ln(), bits_per_byte: x.ln_1p(), tokens: 1000 }),
+        valid: step.is_multiple_of(4).then(|| Validation {
+            loss: x.ln(),
+            bits_per_byte: x.ln_1p(),
+            tokens: 1000,
+            accuracy: None,
+        }),
         layers: step.is_multiple_of(2).then(|| vec![layer("blocks.0.q"), layer("blocks.0.k")]),
         sample: step.is_multiple_of(5).then(|| format!("Once, \"upon\"\na <time> {step}\n")),
         elapsed_seconds: x * 0.1,

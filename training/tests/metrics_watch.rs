@@ -31,7 +31,8 @@ fn lines_come_every_so_often_and_for_what_matters() {
     let mut lines = ProgressLine::new(Limits { steps: Some(95), seconds: None }, 20);
     let mut printed = Vec::new();
     for step in 1..=95 {
-        let valid = (step == 50).then_some(Validation { loss: 1.8, bits_per_byte: 2.5969, tokens: 100 });
+        let valid =
+            (step == 50).then_some(Validation { loss: 1.8, bits_per_byte: 2.5969, tokens: 100, accuracy: None });
         printed.extend(lines.line(&StepRecord { valid, ..record(step) }));
     }
     assert_eq!(
@@ -125,6 +126,7 @@ fn the_last_line_is_one_json_object() {
         train_loss: 1.587,
         valid_loss: Some(1.738),
         bits_per_byte: Some(2.507),
+        preference_accuracy: None,
         tokens_per_second: 25_000.0,
         seconds: 61.4,
         parameters: 798_464,

@@ -34,7 +34,12 @@ fn record(step: u64, text: &str) -> StepRecord {
         weight_decay: 0.1,
         lambda: 1.0,
         grad_norm: 1.0,
-        valid: step.is_multiple_of(10).then_some(Validation { loss: 1.7, bits_per_byte: 2.5, tokens: 1000 }),
+        valid: step.is_multiple_of(10).then_some(Validation {
+            loss: 1.7,
+            bits_per_byte: 2.5,
+            tokens: 1000,
+            accuracy: None,
+        }),
         layers: step.is_multiple_of(5).then(|| (0..8).map(layer).collect()),
         sample: step.is_multiple_of(50).then(|| text.to_string()),
         elapsed_seconds: x,
@@ -112,7 +117,7 @@ fn every_run_has_a_report() {
         train_loss: f64::NAN,
         grad_norm: f64::INFINITY,
         tokens_per_second: f64::NAN,
-        valid: Some(Validation { loss: f64::NAN, bits_per_byte: f64::NAN, tokens: 0 }),
+        valid: Some(Validation { loss: f64::NAN, bits_per_byte: f64::NAN, tokens: 0, accuracy: None }),
         layers: Some(vec![LayerQuantization { gamma: f64::NAN, ..LayerQuantization::default() }]),
         ..record(3, "")
     };

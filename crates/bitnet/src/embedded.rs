@@ -1,5 +1,7 @@
 //! The small model inside the library.
 
+use std::path::Path;
+
 use bitnet_format::Checkpoint;
 
 use crate::Error;
@@ -16,6 +18,15 @@ const FILES: [(&str, &[u8]); 5] = [
     ("tokenizer_config.json", include_bytes!("../assets/moby/tokenizer_config.json")),
     ("chat_template.jinja", include_bytes!("../assets/moby/chat_template.jinja")),
 ];
+
+/// Writes the embedded model to a folder, which is made if it is not there: for what needs a path.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_embedded(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    FILES.iter().try_for_each(|(name, bytes)| std::fs::write(folder.join(name), bytes))
+}
 
 /// Opens the embedded model.
 ///

@@ -34,7 +34,7 @@ pub use bitnet_text as text;
 #[cfg(feature = "train")]
 pub use bitnet_training as training;
 pub use convert::{conversion, repairs};
-pub use embedded::{EMBEDDED, embedded};
+pub use embedded::{EMBEDDED, embedded, write_embedded};
 pub use fetch::{Observer, fetch};
 pub use layouts::{LayoutCheck, LayoutLoss, check_layouts};
 pub use pretrained::{BitNetModel, LoadOptions, Output, Stream, open};

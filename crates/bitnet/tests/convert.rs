@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use bitnet_fixtures::moby;
+use bitnet_fixtures::{family, moby};
 use serde_json::Value;
 
 fn bitnet() -> Command {
@@ -65,6 +65,21 @@ fn a_converted_model_says_the_same() {
         assert!((meant - found).abs() < 2e-4, "{source} to {form}: {meant} became {found}");
         assert_eq!(ids, found_ids, "{source} to {form}");
     }
+}
+
+/// The folder that the GGUF file was made of says how its text is cut by merges, the file by scores.
+#[test]
+fn a_sentencepiece_vocabulary_becomes_merges_again() {
+    let place = tempfile::tempdir().unwrap();
+    let (gguf, out) = (family("1bitllm").join("model.gguf"), place.path().join("folder"));
+    json(&["convert", path(&gguf), path(&out), "--to", "hf-master", "--json"]);
+    let page = std::fs::read_to_string(moby("heldout.txt")).unwrap();
+    let page = &page[..page.floor_char_boundary(20_000)];
+    let ids = |model: &Path| json(&["tokenize", page, "-m", path(model), "--json"]);
+    let expected = ids(&family("1bitllm"));
+    assert!(expected.as_array().unwrap().len() > 1_000);
+    assert_eq!(ids(&gguf), expected);
+    assert_eq!(ids(&out), expected);
 }
 
 #[test]

@@ -215,6 +215,7 @@ fn a_model_is_fine_tuned_three_ways() {
     let line = json(&[&["finetune", path(&pairs), "--dpo", "--beta", "0.2", "-o", path(&dpo)][..], &short].concat());
     assert!((line["valid_loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-2, "{line}");
     assert!(line["bits_per_byte"].is_null());
+    assert!(line["preference_accuracy"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{line}");
 
     let line =
         json(&[&["finetune", path(&chat), "--lora", "4", "--lr", "0.01", "-o", path(&lora)][..], &short].concat());
@@ -223,6 +224,15 @@ fn a_model_is_fine_tuned_three_ways() {
     let args = ["generate", "Who is Ahab?", "-n", "8", "--temperature", "0", "-m", path(&model)];
     let (plain, adapted) = (stdout(&args), stdout(&[&args[..], &["--lora", path(&adapter)]].concat()));
     assert_ne!(plain, adapted);
+
+    let (embedded, args) = (at("embedded"), ["--epochs", "1.5", "--batch", "2", "--context", "64", "-m", "embedded"]);
+    let line = json(&[&["finetune", path(&chat), "--hold-out", "6", "-o", path(&embedded)][..], &args].concat());
+    let recipe = fs::read_to_string(embedded.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("epochs = 1.5") && recipe.contains("max_steps = 0"), "{recipe}");
+    let records = fs::read_to_string(embedded.join("metrics.csv")).unwrap();
+    assert_eq!(line["steps"], records.lines().count() - 1);
+    let resumed = json(&["finetune", path(&chat), "--hold-out", "6", "-o", path(&embedded), "--resume"]);
+    assert_eq!((&resumed["steps"], &resumed["valid_loss"]), (&line["steps"], &line["valid_loss"]));
 
     let error = refusal(&["export", path(&lora), path(&at("x.gguf")), "--to", "i2_s"]);
     assert!(error.contains("cannot be merged"), "{error}");

@@ -96,6 +96,13 @@ impl Transformer {
         plain
     }
 
+    /// A copy on another device, with the ids of these parameters; those that have gradients here have them there.
+    pub fn copy_on(&self, device: &Device) -> Self {
+        let mut copy = self.clone().fork(device);
+        copy.device = device.clone();
+        copy
+    }
+
     /// An empty cache for at most `limit` tokens, and never more than [`Transformer::cache_limit`].
     pub fn cache(&self, limit: usize, format: CacheFormat) -> KvCache {
         let ModelConfig { num_kv_heads, head_dim, .. } = self.config;

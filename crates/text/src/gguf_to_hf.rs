@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     GgufVocabulary, TextError, chat,
     gguf::{Kind, TOKENS, kinds},
-    pre,
+    pieces_to_hf, pre,
 };
 
 /// The tokenizer's files of a Hugging Face folder.
@@ -27,26 +27,27 @@ impl GgufVocabulary {
     /// The same tokenizer as Hugging Face files, with the same ids. Ids of tokens that stand for nothing stay free.
     ///
     /// # Errors
-    /// When the vocabulary is no byte-level BPE, or malformed, or says what such a file cannot: that a token has two ids, or
-    /// that texts begin with one that stands for nothing.
+    /// When the vocabulary is neither a byte-level BPE nor of SentencePiece, or malformed, or says what such a file cannot:
+    /// that a token has two ids, or that texts begin with a token that stands for nothing.
     pub fn to_hf(&self) -> Result<HfFiles, TextError> {
-        if self.model != "gpt2" {
-            return Err(TextError::gguf(
-                "tokenizer.ggml.model",
-                format!("is {:?}: only a byte-level BPE (\"gpt2\") can be written as a tokenizer.json", self.model),
-            ));
-        }
-        let pre = pre::resolve(self.pre.as_deref(), &self.tokens)?;
+        let kinds = kinds(self)?;
+        let mut form = match self.model.as_str() {
+            "gpt2" => self.byte_level()?,
+            "llama" => pieces_to_hf::form(self, &kinds)?,
+            _ => return Err(TextError::UnknownModel { model: self.model.clone() }),
+        };
         let (mut vocab, mut added) = (Map::new(), Vec::new());
         let mut ids = HashMap::with_capacity(self.tokens.len());
-        let tokens = self.tokens.iter().enumerate().zip(kinds(self)?);
+        let tokens = self.tokens.iter().enumerate().zip(kinds);
         for ((id, token), kind) in tokens.filter(|((_, token), kind)| !token.is_empty() && *kind != Kind::Unused) {
             if let Some(first) = ids.insert(token, id) {
                 return Err(TextError::gguf(TOKENS, format!("token {token:?} has two ids, {first} and {id}")));
             }
-            if matches!(kind, Kind::Normal | Kind::Byte) {
+            let is_word = matches!(kind, Kind::Normal | Kind::Byte);
+            if is_word || form.unknown.as_ref() == Some(token) {
                 vocab.insert(token.clone(), id.into());
-            } else {
+            }
+            if !is_word {
                 added.push(json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": kind != Kind::UserDefined,
@@ -56,26 +57,21 @@ impl GgufVocabulary {
         let spelled = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
         // Tokens that stand for nothing are not in the file, so it cannot name them.
         let is_written = |id: Option<u32>| spelled(id).and_then(|token| ids.get(token)).map(|id| *id as u32) == id;
-        let bos = spelled(self.bos).filter(|_| self.add_bos.unwrap_or(pre.add_bos));
+        let bos = spelled(self.bos).filter(|_| self.add_bos.unwrap_or(form.add_bos));
         if bos.is_some() && !is_written(self.bos) {
             return Err(TextError::gguf("tokenizer.ggml.bos_token_id", "names a token that stands for nothing"));
         }
-        let byte_level =
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        form.model["vocab"] = vocab.into();
         let file = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": null,
-            "pre_tokenizer": pre.to_json(),
+            "normalizer": form.normalizer,
+            "pre_tokenizer": form.pre_tokenizer,
             "post_processor": bos.map(|bos| begins_with(bos, self.bos)),
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": pre.ignore_merges, "vocab": vocab, "merges": self.merges,
-            },
+            "decoder": form.decoder,
+            "model": form.model,
         });
         let mut tokenizer_config =
             json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
@@ -93,6 +89,35 @@ impl GgufVocabulary {
             chat_template: template.map(|(source, _)| source),
         })
     }
+
+    fn byte_level(&self) -> Result<Form, TextError> {
+        let pre = pre::resolve(self.pre.as_deref(), &self.tokens)?;
+        Ok(Form {
+            normalizer: Value::Null,
+            pre_tokenizer: pre.to_json(),
+            decoder: json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true }),
+            model: json!({
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                "ignore_merges": pre.ignore_merges, "merges": self.merges,
+            }),
+            unknown: None,
+            add_bos: pre.add_bos,
+        })
+    }
+}
+
+/// The parts of a `tokenizer.json` that depend on how a text is cut into tokens.
+pub(crate) struct Form {
+    pub(crate) normalizer: Value,
+    pub(crate) pre_tokenizer: Value,
+    pub(crate) decoder: Value,
+    /// Without its vocabulary.
+    pub(crate) model: Value,
+    /// The token that the vocabulary has although no text is cut into it.
+    pub(crate) unknown: Option<String>,
+    /// Whether texts begin with the BOS where the file does not say.
+    pub(crate) add_bos: bool,
 }
 
 /// A post-processor that puts the token before a text.
@@ -180,9 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sentencepiece_vocabulary_is_refused() {
-        let vocab = GgufVocabulary { model: "llama".to_string(), ..NewTokenizer::bytes(false).gguf() };
-        let error = vocab.to_hf().unwrap_err().to_string();
-        assert!(error.contains("tokenizer.ggml.model") && error.contains("byte-level BPE"), "{error}");
+    fn another_algorithm_is_refused() {
+        let vocab = GgufVocabulary { model: "rwkv".to_string(), ..NewTokenizer::bytes(false).gguf() };
+        assert!(vocab.to_hf().unwrap_err().to_string().contains("rwkv"));
     }
 }

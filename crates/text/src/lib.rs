@@ -38,6 +38,7 @@ mod hf;
 mod jinja;
 mod make;
 mod model;
+mod pieces_to_hf;
 mod pre;
 mod repair;
 mod sentencepiece;

@@ -13,5 +13,7 @@ mod host_training;
 #[cfg(feature = "ndarray")]
 #[expect(deprecated, reason = "kept, thin, as long as Burn has this backend")]
 mod ndarray;
+#[cfg(feature = "remote")]
+mod remote;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod written;

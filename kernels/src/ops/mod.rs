@@ -117,7 +117,13 @@ impl<B: Backend> Weights<B> {
 ///
 /// The default bodies are the reference: correct on every backend, written with Burn's own operations, and so
 /// differentiable where the backend is. All float tensors are F32 unless said otherwise, packed words are U32.
-#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "cube"), Autodiff)]
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Remote: cfg(feature = "remote"),
+    Autodiff
+)]
 pub trait TernaryOps: Backend {
     /// `[tokens, cols] × [rows, cols]ᵀ → [tokens, rows]` with packed ternary weights.
     ///

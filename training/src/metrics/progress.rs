@@ -1,6 +1,6 @@
 //! One line every so many steps, for a log file or a pipe.
 
-use super::record::StepRecord;
+use super::record::{StepRecord, Validation};
 
 /// What ends a run: whichever of the two comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Limits {
 pub struct ProgressLine {
     limits: Limits,
     every: u64,
-    bits_per_byte: Option<f64>,
+    held_out: Option<Validation>,
     last: Option<(u64, f64)>,
     pace: Pace,
 }
@@ -30,7 +30,7 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// A line every `every` steps, and one for the first record, each validation and the last step.
     pub fn new(limits: Limits, every: u64) -> Self {
-        Self { limits, every: every.max(1), bits_per_byte: None, last: None, pace: Pace::default() }
+        Self { limits, every: every.max(1), held_out: None, last: None, pace: Pace::default() }
     }
 
     /// The line of a record, without its end; `None` where none is due. Has to see every record.
@@ -40,7 +40,7 @@ impl ProgressLine {
             self.pace.add(record.step.saturating_sub(step), record.elapsed_seconds - seconds);
         }
         if let Some(valid) = &record.valid {
-            self.bits_per_byte = Some(valid.bits_per_byte);
+            self.held_out = Some(*valid);
         }
         let is_last = self.limits.steps == Some(record.step);
         let due = record.step.is_multiple_of(self.every) || record.valid.is_some() || is_last || before.is_none();
@@ -52,9 +52,13 @@ impl ProgressLine {
             Some(total) => format!("{:>width$}/{total}", record.step, width = total.to_string().len()),
             None => format!("{:>6}", record.step),
         };
-        let bits_per_byte = self.bits_per_byte.map_or("-".to_string(), |bits| format!("{bits:.3}"));
+        let held_out = match self.held_out {
+            Some(Validation { accuracy: Some(accuracy), .. }) => format!("pairs {:>5.1}%", 100.0 * accuracy),
+            Some(valid) => format!("bpb {:>6}", format!("{:.3}", valid.bits_per_byte)),
+            None => format!("bpb {:>6}", "-"),
+        };
         format!(
-            "step {step}  loss {:7.4}  bpb {bits_per_byte:>6}  lr {:>8}  grad {:>8}  tok/s {:>6}  eta {}",
+            "step {step}  loss {:7.4}  {held_out}  lr {:>8}  grad {:>8}  tok/s {:>6}  eta {}",
             record.train_loss,
             format!("{:.2e}", record.learning_rate),
             short(record.grad_norm),

@@ -56,6 +56,9 @@ pub struct Validation {
     pub bits_per_byte: f64,
     /// Tokens that were predicted.
     pub tokens: u64,
+    /// Where replies were compared: share of the pairs whose better reply has gained more likelihood than the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
 }
 
 /// What quantization makes of one linear.

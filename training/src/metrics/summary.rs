@@ -17,6 +17,9 @@ pub struct Outcome {
     pub valid_loss: Option<f64>,
     /// The same in bits a byte.
     pub bits_per_byte: Option<f64>,
+    /// Where replies were compared: share of the held-out pairs whose better reply has gained more likelihood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference_accuracy: Option<f64>,
     /// Over the whole run.
     pub tokens_per_second: f64,
     /// Seconds of training, those before a resume included.

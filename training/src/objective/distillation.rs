@@ -5,8 +5,8 @@
 //! "MiniLMv2: Multi-Head Self-Attention Relation Distillation" (arXiv 2012.15828), section 3.1.
 
 use bitnet_model::{Sequences, Transformer};
-use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Device, Tensor};
 
 use super::Part;
 use crate::gradients::GradientSum;
@@ -65,6 +65,11 @@ struct Said {
 impl Distillation {
     pub(crate) fn new(recipe: &DistillationRecipe, teacher: Transformer) -> Self {
         Self { recipe: recipe.clone(), teacher }
+    }
+
+    /// The same with a copy of the teacher on another device.
+    pub(super) fn on(&self, device: &Device) -> Self {
+        Self { recipe: self.recipe.clone(), teacher: self.teacher.copy_on(device) }
     }
 
     /// Adds the gradients of `loss * factor` and gives the loss, a sum over the targets that count.

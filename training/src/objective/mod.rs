@@ -4,6 +4,7 @@ mod distillation;
 mod preference;
 
 use bitnet_model::Transformer;
+use burn::tensor::Device;
 
 pub(crate) use distillation::Distillation;
 pub use distillation::{divergence, relation_divergence};
@@ -38,6 +39,17 @@ pub(crate) struct Part<'a> {
 }
 
 impl Objective {
+    /// The same for a copy of the model on `device`, which is without gradients.
+    pub(crate) fn on(&self, device: &Device) -> Self {
+        match self {
+            Self::Likelihood { checkpoint_activations } => {
+                Self::Likelihood { checkpoint_activations: *checkpoint_activations }
+            }
+            Self::Preference(preference) => Self::Preference(preference.clone()),
+            Self::Distillation(distillation) => Self::Distillation(Box::new(distillation.on(device))),
+        }
+    }
+
     /// How many terms the loss of a batch is a sum of.
     pub(crate) fn terms(&self, batch: &Batch) -> usize {
         match self {

@@ -37,9 +37,7 @@ pub fn log_likelihoods(nll: Tensor<1>, lengths: &[usize]) -> Tensor<1> {
 /// `-log sigmoid(beta * ((chosen - reference of chosen) - (rejected - reference of rejected)))`, summed over the pairs.
 /// `policy` and `reference` are log-likelihoods `[2 pairs]`, those of the better reply first in each pair.
 pub fn preference_loss(policy: Tensor<1>, reference: Tensor<1>, beta: f64) -> Tensor<1> {
-    let [replies] = policy.dims();
-    let gain = (policy - reference).reshape([replies / 2, 2]);
-    let z = (gain.clone().narrow(1, 0, 1) - gain.narrow(1, 1, 1)) * beta;
+    let z = margins(policy, reference) * beta;
     // log(1 + exp(-z)) without overflow. The shift is a constant: where it is not smooth, at the zero that every run begins
     // at, the gradient is still that of the sum.
     let shift = z.clone().neg().clamp_min(0.0).detach();
@@ -47,7 +45,15 @@ pub fn preference_loss(policy: Tensor<1>, reference: Tensor<1>, beta: f64) -> Te
     (shift + sum.log()).sum()
 }
 
+/// How much more likelihood the better reply of each pair has gained over the reference than the worse one, `[pairs, 1]`.
+fn margins(policy: Tensor<1>, reference: Tensor<1>) -> Tensor<2> {
+    let [replies] = policy.dims();
+    let gain = (policy - reference).reshape([replies / 2, 2]);
+    gain.clone().narrow(1, 0, 1) - gain.narrow(1, 1, 1)
+}
+
 /// The preference of a run.
+#[derive(Clone)]
 pub(crate) struct Preference {
     beta: f64,
     /// Log-likelihoods of the documents to train on, under the model that the run began with.
@@ -79,21 +85,14 @@ impl Preference {
         gradients: &mut GradientSum,
     ) -> f64 {
         let reference: Vec<f32> = documents.iter().map(|document| self.train[*document]).collect();
-        let loss = self.loss(batch, reference, model);
+        let (policy, reference) = compared(batch, reference, model);
+        let loss = preference_loss(policy, reference, self.beta);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         gradients.add((loss * factor).backward(), model);
         value
     }
 
-    fn loss(&self, batch: &DeviceBatch, reference: Vec<f32>, model: &Transformer) -> Tensor<1> {
-        let policy = log_likelihoods_of(batch, model);
-        let count = reference.len();
-        let reference = TensorData::new(reference, [count]);
-        let reference = Tensor::from_data(reference, (&policy.device(), DType::F32));
-        preference_loss(policy, reference, self.beta)
-    }
-
-    /// Mean loss over the held-out pairs. It has no bits a byte.
+    /// Mean loss over the held-out pairs, and the share of them that is right. It has no bits a byte.
     pub(crate) fn measure(
         &self,
         model: &Transformer,
@@ -101,17 +100,30 @@ impl Preference {
         context: usize,
         at_most: Option<u64>,
     ) -> Result<Validation, DataError> {
-        let (mut loss, mut replies, mut tokens) = (0.0, 0, 0);
+        let (mut loss, mut right, mut replies, mut tokens) = (0.0, 0, 0, 0);
         for batch in EachDocument::new(corpus, context, ROWS, at_most)? {
             let count = batch.segments.len();
             tokens += batch.loss_targets() as u64;
             let batch = DeviceBatch::new(&batch, model, model.device(), None);
             let reference = self.valid[replies..replies + count].to_vec();
-            loss += f64::from(self.loss(&batch, reference, model).into_scalar::<f32>());
+            let (policy, reference) = compared(&batch, reference, model);
+            let gained = margins(policy.clone(), reference.clone()).into_data();
+            right += gained.iter::<f32>().filter(|margin| *margin > 0.0).count();
+            loss += f64::from(preference_loss(policy, reference, self.beta).into_scalar::<f32>());
             replies += count;
         }
-        Ok(Validation { loss: loss / (replies as f64 / 2.0), bits_per_byte: f64::NAN, tokens })
+        let pairs = replies as f64 / 2.0;
+        let accuracy = Some(right as f64 / pairs);
+        Ok(Validation { loss: loss / pairs, bits_per_byte: f64::NAN, tokens, accuracy })
     }
+}
+
+/// Log-likelihoods of a batch's sequences under `model`, and those under the reference on the same device.
+fn compared(batch: &DeviceBatch, reference: Vec<f32>, model: &Transformer) -> (Tensor<1>, Tensor<1>) {
+    let policy = log_likelihoods_of(batch, model);
+    let count = reference.len();
+    let reference = Tensor::from_data(TensorData::new(reference, [count]), (&policy.device(), DType::F32));
+    (policy, reference)
 }
 
 fn log_likelihoods_of(batch: &DeviceBatch, model: &Transformer) -> Tensor<1> {

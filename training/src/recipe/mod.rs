@@ -174,8 +174,11 @@ pub struct OptimizerRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecipe {
-    /// Optimizer steps; 0 for no limit but the time.
+    /// Optimizer steps; 0 for no limit but the others.
     pub max_steps: u64,
+    /// Times that the data is used up, in place of a number of steps; 0 for no limit but the others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epochs: f64,
     /// Seconds of training; 0 for no limit but the steps. Schedules follow whichever limit is nearer.
     pub max_seconds: f64,
     /// Steps between two measurements on the held-out text.
@@ -192,6 +195,10 @@ pub struct RunRecipe {
     pub sample_every: u64,
     /// What those texts begin with.
     pub sample_prompt: String,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl Recipe {
@@ -276,8 +283,11 @@ impl Recipe {
         if !matches!(self.quantization.act_bits, 0 | 8) {
             return refuse("quantization.act_bits", "is 8, or 0 for floats".to_string());
         }
-        if self.run.max_steps == 0 && self.run.max_seconds <= 0.0 {
+        if self.run.max_steps == 0 && self.run.epochs == 0.0 && self.run.max_seconds <= 0.0 {
             return refuse("run.max_steps", "there is neither a last step nor a time limit".to_string());
+        }
+        if self.run.max_steps > 0 && self.run.epochs > 0.0 {
+            return refuse("run.epochs", "is another word for `run.max_steps`, which is also given".to_string());
         }
         let numbers = [
             ("model.rope_theta", self.model.rope_theta),
@@ -296,7 +306,11 @@ impl Recipe {
         if let Some((name, x)) = shares.into_iter().find(|(_, x)| !(0.0..1.0).contains(x)) {
             return refuse(name, format!("{x} is not at least 0 and below 1"));
         }
-        let limits = [("optimizer.clip", self.optimizer.clip), ("run.max_seconds", self.run.max_seconds)];
+        let limits = [
+            ("optimizer.clip", self.optimizer.clip),
+            ("run.max_seconds", self.run.max_seconds),
+            ("run.epochs", self.run.epochs),
+        ];
         if let Some((name, x)) = limits.into_iter().find(|(_, x)| !(x.is_finite() && *x >= 0.0)) {
             return refuse(name, format!("{x} is not a number of at least 0"));
         }

@@ -97,6 +97,7 @@ impl Size {
             },
             run: RunRecipe {
                 max_steps: 2000,
+                epochs: 0.0,
                 max_seconds: 0.0,
                 validate_every: 250,
                 validate_tokens: 50_000,

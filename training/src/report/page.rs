@@ -52,9 +52,14 @@ fn tiles(out: &mut String, summary: &RunSummary, records: &[StepRecord]) {
     let best = best.filter(|(loss, _)| loss.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0));
     let best = best.map_or(String::new(), |(loss, step)| format!("best {} at step {}", short(loss), grouped(step)));
     let optional = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.4}"));
+    let accuracy = outcome.preference_accuracy.map(|accuracy| format!("{:.1} %", 100.0 * accuracy));
+    let second = match accuracy {
+        Some(accuracy) => ("preference accuracy", accuracy, "of held-out pairs".to_string()),
+        None => ("bits per byte", optional(outcome.bits_per_byte), "on held-out text".to_string()),
+    };
     let tiles = [
         ("validation loss", optional(outcome.valid_loss), best),
-        ("bits per byte", optional(outcome.bits_per_byte), "on held-out text".to_string()),
+        second,
         ("train loss", format!("{:.4}", outcome.train_loss), "nats per token".to_string()),
         ("steps", grouped(outcome.steps), format!("{} tokens", short(outcome.tokens as f64))),
         ("tokens per second", short(outcome.tokens_per_second), format!("for {}", duration(outcome.seconds))),

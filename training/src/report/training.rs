@@ -18,6 +18,7 @@ pub fn charts(out: &mut String, records: &[StepRecord]) {
         loss(records),
         late_loss(records),
         bits_per_byte(records),
+        accuracy(records),
         grad_norm(records),
         schedules(records),
         speed(records),
@@ -101,6 +102,14 @@ fn bits_per_byte(records: &[StepRecord]) -> Chart {
         points: without_spikes(&valid),
     }];
     chart("Bits per byte", "on held-out text", Scale::LogFrom(3), records, series)
+}
+
+/// Of a run that compares replies.
+fn accuracy(records: &[StepRecord]) -> Chart {
+    let valid = points(records, |record| record.valid?.accuracy.map(|accuracy| 100.0 * accuracy));
+    let points = without_spikes(&valid);
+    let series = vec![Series { label: "right".to_string(), colour: 1, look: Look::Marked, points }];
+    chart("Preference accuracy", "% of held-out pairs", Scale::Linear, records, series)
 }
 
 /// Three things of three sizes: each is drawn as a share of its own peak.

@@ -41,6 +41,12 @@ impl Batches {
         }
     }
 
+    /// The steps after which the data is used up so many times, the last one begun included.
+    pub(super) fn steps(&self, epochs: f64) -> u64 {
+        // Steps are equal, so one tells of all.
+        (epochs / self.epochs(1)).ceil().max(1.0) as u64
+    }
+
     /// How many times the data is used up when `step` begins.
     pub(super) fn epochs(&self, step: u64) -> f64 {
         match self {

@@ -10,6 +10,7 @@ mod event;
 mod first;
 mod folder;
 mod formats;
+mod replicas;
 mod trained;
 mod trainer;
 
@@ -42,6 +43,8 @@ pub struct RunOptions {
     pub recipe: Recipe,
     /// Where, without gradients.
     pub device: Device,
+    /// Devices that take a share of each step off that one: see [many devices](crate#many-devices).
+    pub more_devices: Vec<Device>,
     /// Go on from the latest checkpoint in the folder.
     pub resume: bool,
     /// Replace a run that is in the folder.

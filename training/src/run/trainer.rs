@@ -6,26 +6,26 @@ use std::time::Instant;
 
 use bitnet_engine::{GenerationConfig, LanguageModel};
 use bitnet_format::Adapter;
-use bitnet_model::{Sequences, Transformer};
+use bitnet_model::Transformer;
 
 use super::batches::{Batches, held_out};
 use super::first::{calibrated, first_model, teacher};
 use super::formats::Formats;
+use super::replicas::{Failure, Replicas};
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
 use crate::TrainError;
 use crate::checkpoint::{Best, Checkpoints, DataIdentity, State};
 use crate::data::{Dataset, Prepare, prepare_pairs};
 use crate::export::export;
-use crate::gradients::GradientSum;
 use crate::inspect::Inspector;
 use crate::metrics::{Limits, MetricsLog, Outcome, StepRecord, Validation, Watch, read_jsonl};
-use crate::objective::{Distillation, Objective, Part, Preference};
+use crate::objective::{Distillation, Objective, Preference};
 use crate::optimizer::{Optimizer, StepSize};
 use crate::parameters::{Kind, Parameters};
 use crate::recipe::{Recipe, Reduction, WeightsChoice};
 use crate::report::{self, RunSummary};
 use crate::schedule::Progress;
-use crate::step::{DeviceBatch, mean_loss};
+use crate::step::mean_loss;
 use crate::tokenizer::TokenizerFiles;
 
 /// Records that alerts look back on.
@@ -37,12 +37,14 @@ const SAMPLE_TOKENS: usize = 128;
 pub(super) struct Trainer<'a> {
     options: &'a RunOptions,
     recipe: &'a Recipe,
+    /// Where the run ends.
+    limits: Limits,
     folder: RunFolder,
     checkpoints: Checkpoints,
     tokenizer: TokenizerFiles,
     data: Dataset,
     batches: Batches,
-    objective: Objective,
+    replicas: Replicas,
     /// `None` only while a step changes it.
     model: Option<Transformer>,
     parameters: Parameters,
@@ -51,7 +53,6 @@ pub(super) struct Trainer<'a> {
     log: MetricsLog,
     watch: Watch,
     state: State,
-    sequences: Option<Sequences>,
     valid: Option<Validation>,
     resumed_from: Option<u64>,
 }
@@ -77,6 +78,7 @@ impl<'a> Trainer<'a> {
             0 => {}
             documents => observer.event(Event::CutOff { documents, of: data.train.documents() }),
         }
+        let limits = limits(recipe, &batches);
         let mut model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
         if !options.resume && recipe.lora.is_none() {
             Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
@@ -96,6 +98,7 @@ impl<'a> Trainer<'a> {
             }
             _ => Objective::Likelihood { checkpoint_activations: recipe.batch.checkpoint_activations },
         };
+        let replicas = Replicas::new(objective, recipe, &options.device, &options.more_devices)?;
         let identity = DataIdentity {
             train_tokens: data.train.tokens(),
             valid_tokens: data.valid.tokens(),
@@ -106,9 +109,10 @@ impl<'a> Trainer<'a> {
         let mut trainer = Self {
             options,
             recipe,
+            limits,
             checkpoints,
             batches,
-            objective,
+            replicas,
             parameters,
             optimizer: Optimizer::new(&recipe.optimizer),
             inspector: Inspector::default(),
@@ -130,7 +134,6 @@ impl<'a> Trainer<'a> {
                 data: identity,
                 recipe: recipe.clone(),
             },
-            sequences: None,
             valid: None,
             resumed_from: None,
             folder,
@@ -188,16 +191,8 @@ impl<'a> Trainer<'a> {
         self.model.as_ref().expect("no step is under way")
     }
 
-    fn limits(&self) -> Limits {
-        let run = &self.recipe.run;
-        Limits {
-            steps: (run.max_steps > 0).then_some(run.max_steps),
-            seconds: (run.max_seconds > 0.0).then_some(run.max_seconds),
-        }
-    }
-
     pub(super) fn run(mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        let limits = self.limits();
+        let limits = self.limits;
         observer.event(Event::Begin(&Facts {
             parameters: self.parameters.total(),
             ternary: match self.recipe.quantization.weights {
@@ -240,11 +235,13 @@ impl<'a> Trainer<'a> {
     /// One optimizer step.
     fn step(&mut self, elapsed: f64) -> Result<StepRecord, TrainError> {
         let (recipe, step) = (self.recipe, self.state.step);
-        let mut progress = Progress::of_steps(step, recipe.run.max_steps.max(step + 1));
-        if recipe.run.max_seconds > 0.0 {
-            let by_time = Progress::of_time(step, elapsed, recipe.run.max_seconds);
-            progress = if recipe.run.max_steps > 0 { progress.later(by_time) } else { by_time };
-        }
+        let by_steps = self.limits.steps.map(|steps| Progress::of_steps(step, steps.max(step + 1)));
+        let by_time = self.limits.seconds.map(|seconds| Progress::of_time(step, elapsed, seconds));
+        let progress = match (by_steps, by_time) {
+            (Some(by_steps), Some(by_time)) => by_steps.later(by_time),
+            (Some(progress), None) | (None, Some(progress)) => progress,
+            (None, None) => unreachable!("a recipe has a limit"),
+        };
         let size = StepSize {
             learning_rate: recipe.optimizer.learning_rate.at(progress),
             weight_decay: recipe.optimizer.weight_decay.at(progress),
@@ -254,28 +251,19 @@ impl<'a> Trainer<'a> {
         let mut model = self.model.take().expect("no step is under way");
         model.set_lambda(lambda as f32);
 
-        let parts = recipe.batch.accumulate;
-        let batches: Vec<_> = (0..parts).map(|part| self.batches.batch(step, part, parts)).collect();
-        let targets: usize = batches.iter().map(|batch| batch.loss_targets()).sum();
-        let terms: usize = batches.iter().map(|batch| self.objective.terms(batch)).sum();
-        let mut gradients = GradientSum::default();
-        let mut loss = 0.0;
-        for (part, tokens) in batches.iter().enumerate().filter(|(_, batch)| batch.loss_targets() > 0) {
-            let batch = DeviceBatch::new(tokens, &model, model.device(), self.sequences.take());
-            let factor = match recipe.batch.reduction {
-                Reduction::Mean => 1.0 / terms as f64,
-                Reduction::Sum => 1.0,
-            };
-            let documents = self.batches.documents(step, part, parts);
-            let part = Part { batch: tokens, on_device: &batch, documents: &documents };
-            let sum = self.objective.backward(&part, &model, factor, &mut gradients);
-            if !sum.is_finite() {
-                let layer = batch.first_not_finite(&model).unwrap_or_else(|| "the loss".to_string());
-                return Err(self.checkpoints.not_finite(step + 1, &layer)?);
+        let parts = self.replicas.parts(&self.batches, step, recipe);
+        let (targets, terms) = self.replicas.count(&parts);
+        let factor = match recipe.batch.reduction {
+            Reduction::Mean => 1.0 / terms.max(1) as f64,
+            Reduction::Sum => 1.0,
+        };
+        let (loss, gradients) = match self.replicas.gradients(&model, &parts, factor) {
+            Ok(result) => result,
+            Err(Failure::NotFinite(layer)) => return Err(self.checkpoints.not_finite(step + 1, &layer)?),
+            Err(Failure::Lost(number, reason)) => {
+                return Err(TrainError::DeviceLost { step: step + 1, number, reason });
             }
-            loss += sum;
-            self.sequences = Some(batch.into_sequences());
-        }
+        };
         let norm = gradients.norm(&self.parameters);
         if !norm.is_finite() {
             let layer = gradients.first_not_finite(&self.parameters).unwrap_or_else(|| "their sum".to_string());
@@ -328,12 +316,12 @@ impl<'a> Trainer<'a> {
     }
 
     fn validate(&self, model: &Transformer, at_most: Option<u64>) -> Result<Validation, TrainError> {
-        if let Objective::Preference(preference) = &self.objective {
+        if let Objective::Preference(preference) = self.replicas.objective() {
             return Ok(preference.measure(model, &self.data.valid, self.recipe.model.context, at_most)?);
         }
         let batches = held_out(&self.data.valid, self.recipe, at_most)?;
         let (loss, tokens) = mean_loss(model, model.device(), batches);
-        Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens })
+        Ok(Validation { loss, bits_per_byte: self.data.valid.bits_per_byte(loss), tokens, accuracy: None })
     }
 
     fn sample(&self, model: Transformer) -> Result<String, TrainError> {
@@ -391,6 +379,7 @@ impl<'a> Trainer<'a> {
             train_loss: self.state.train_loss,
             valid_loss: Some(valid.loss),
             bits_per_byte: Some(valid.bits_per_byte),
+            preference_accuracy: valid.accuracy,
             tokens_per_second: self.state.tokens as f64 / self.state.elapsed_seconds.max(f64::MIN_POSITIVE),
             seconds: self.state.elapsed_seconds,
             parameters: self.parameters.total(),
@@ -487,6 +476,16 @@ fn prepare(
     let all = Prepare::new(&options.source, &tokenizer.tokenizer, &tokenizer.tokenizer_json, cache);
     let prepare = Prepare { validation, one_in, ..all };
     Ok(prepare.run(&mut |progress| observer.event(Event::Data(progress)))?)
+}
+
+/// Where a run ends, on this data.
+fn limits(recipe: &Recipe, batches: &Batches) -> Limits {
+    let run = &recipe.run;
+    let by_epochs = (run.epochs > 0.0).then(|| batches.steps(run.epochs));
+    Limits {
+        steps: (run.max_steps > 0).then_some(run.max_steps).or(by_epochs),
+        seconds: (run.max_seconds > 0.0).then_some(run.max_seconds),
+    }
 }
 
 /// A model in training as it would run now.

@@ -11,7 +11,7 @@ impl TokenizerFiles {
     /// The tokenizer that a model file brings, as the files of a Hugging Face folder.
     ///
     /// # Errors
-    /// When it brings none, or one that cannot be written as a `tokenizer.json`, as a SentencePiece vocabulary in a GGUF.
+    /// When it brings none, or one that cannot be written as a `tokenizer.json`, see [`bitnet_text::GgufVocabulary::to_hf`].
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, TrainError> {
         let config = checkpoint.config();
         match checkpoint.tokenizer_files()? {

@@ -54,6 +54,7 @@ pub fn options(folder: &Path, name: &str, recipe: &Recipe) -> RunOptions {
         out: folder.join(name),
         recipe: recipe.clone(),
         device: device(),
+        more_devices: Vec::new(),
         resume: false,
         overwrite: false,
         command: "test".to_string(),

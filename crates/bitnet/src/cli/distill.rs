@@ -71,7 +71,7 @@ impl Distill {
         let mut recipe = match &self.teacher {
             _ if self.run.resume && before.is_begun() => before.read_recipe()?,
             Some(teacher) => {
-                let mut recipe = Recipe::to_distill(&self.from.locate(teacher)?, &source)?;
+                let mut recipe = Recipe::to_distill(&self.from.locate(teacher, &self.run.out)?, &source)?;
                 recipe.model.sub_norms = !self.no_subln;
                 recipe
             }

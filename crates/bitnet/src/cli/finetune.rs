@@ -20,7 +20,7 @@ pub struct Finetune {
     #[arg(required = true)]
     data: Vec<PathBuf>,
 
-    /// The model: a folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
+    /// The model: embedded, a folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
     #[arg(short, long, required_unless_present = "resume")]
     model: Option<String>,
 
@@ -57,7 +57,7 @@ impl Finetune {
         let mut recipe = match &self.model {
             _ if self.run.resume && before.is_begun() => before.read_recipe()?,
             Some(model) => {
-                let path = self.from.locate(model)?;
+                let path = self.from.locate(model, &self.run.out)?;
                 match self.dpo {
                     true => Recipe::to_prefer(&path)?,
                     false => Recipe::to_finetune(&path, &source)?,

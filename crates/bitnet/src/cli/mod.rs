@@ -16,6 +16,8 @@ mod export;
 mod finetune;
 mod generate;
 mod inspect;
+#[cfg(feature = "remote")]
+mod lend;
 mod model_args;
 mod note;
 mod repair;
@@ -80,6 +82,9 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     /// List the devices of this build
     Devices(small::Devices),
+    /// Lend devices to other processes
+    #[cfg(feature = "remote")]
+    Lend(lend::Lend),
     /// Print a completion script for a shell
     Completions(small::Completions),
 }
@@ -123,6 +128,8 @@ pub fn run() -> Result<(), CliError> {
         #[cfg(feature = "train")]
         Command::Tokenizer(command) => command.run(),
         Command::Devices(command) => command.run(),
+        #[cfg(feature = "remote")]
+        Command::Lend(command) => command.run(),
         Command::Completions(command) => command.run::<Cli>(),
     }
 }

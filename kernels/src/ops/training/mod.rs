@@ -73,9 +73,15 @@ impl<B: Backend> LatentWeights<B> {
 ///
 /// The default bodies are the reference, written with Burn's own operations. On `Autodiff` the operations that a model is
 /// made of have gradients by hand, computed with those here whose names end in `gradient` or `backward`. All float tensors
-/// are F32, packed words are U32 in canonical order. Int8 codes are I8 `[tokens, cols]` on the host, and four in a U32 word,
+/// are F32, packed words are U32 in canonical order. Int8 codes are I8 `[tokens, cols]`, but four in a U32 word,
 /// `[tokens, ceil(cols / 4)]`, on CubeCL's devices, of which some have no narrower type.
-#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "cube"), Autodiff)]
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Remote: cfg(feature = "remote"),
+    Autodiff
+)]
 pub trait TrainingOps: Backend {
     /// `x wᵀ` (`[tokens, cols] × [rows, cols]ᵀ`) for each of `weights`, quantized as `how` says. The gradients are those of
     /// the straight-through estimator: of the product of the quantized values, as if nothing had been rounded.

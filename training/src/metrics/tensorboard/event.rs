@@ -65,6 +65,7 @@ fn scalars(record: &StepRecord) -> Vec<(String, f64)> {
     if let Some(valid) = &record.valid {
         scalars.push(("valid/loss".to_string(), valid.loss));
         scalars.push(("valid/bits_per_byte".to_string(), valid.bits_per_byte));
+        scalars.extend(valid.accuracy.map(|accuracy| ("valid/preference_accuracy".to_string(), accuracy)));
     }
     for layer in record.layers.iter().flatten() {
         let figures = [

@@ -1,8 +1,9 @@
 //! The flags of commands that begin with a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitnet::training::recipe::{Packing, Recipe};
+use bitnet::{EMBEDDED, write_embedded};
 use clap::Args;
 
 use super::set;
@@ -30,9 +31,16 @@ pub struct FromModel {
 }
 
 impl FromModel {
-    /// The whole path of a model, downloaded first if it has to be: a run is resumed from wherever one is.
-    pub fn locate(&self, model: &str) -> Result<PathBuf, CliError> {
-        let path = fetch_with_bar(model, self.offline)?;
+    /// The whole path of a model, downloaded first if it has to be: a run is resumed from wherever one is. The embedded model
+    /// has no path until it lies in `out`, the folder of the run.
+    pub fn locate(&self, model: &str, out: &Path) -> Result<PathBuf, CliError> {
+        let path = if model == EMBEDDED && !Path::new(model).exists() {
+            let path = out.join(EMBEDDED);
+            write_embedded(&path).map_err(|error| CliError::Write { path: path.clone(), error })?;
+            path
+        } else {
+            fetch_with_bar(model, self.offline)?
+        };
         path.canonicalize().map_err(|error| CliError::Read { path, error })
     }
 

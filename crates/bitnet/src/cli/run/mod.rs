@@ -54,6 +54,10 @@ pub struct RunArgs {
     #[arg(long, default_value = DeviceKind::default_name())]
     device: String,
 
+    /// Train on several devices at once, each with a share of every step; the first has the weights and the optimizer
+    #[arg(long, value_name = "DEVICE,...", value_delimiter = ',', conflicts_with = "device")]
+    devices: Vec<String>,
+
     /// Threads to use [default: the physical cores that the process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -74,13 +78,16 @@ impl RunArgs {
             // Whoever came first has chosen; results do not depend on it.
             let _ = pool::configure(Some(usize::from(threads)), false);
         }
+        let names = if self.devices.is_empty() { vec![self.device] } else { self.devices };
+        let mut devices = names.iter().map(|name| bitnet::model::device(name)).collect::<Result<Vec<_>, _>>()?;
         let options = RunOptions {
             source,
             validation: self.validation.map(Source::new),
             one_in: self.hold_out,
             out: self.out,
             recipe,
-            device: bitnet::model::device(&self.device)?,
+            device: devices.remove(0),
+            more_devices: devices,
             resume: self.resume,
             overwrite: self.overwrite,
             command: command_line(),

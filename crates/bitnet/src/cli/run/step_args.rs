@@ -13,6 +13,10 @@ pub struct StepArgs {
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
 
+    /// Times that the data is used up, in place of a number of steps
+    #[arg(long, value_name = "N", conflicts_with = "max_steps")]
+    epochs: Option<f64>,
+
     /// Seconds of training; schedules then follow the clock, unless the steps are nearer their end
     #[arg(long, value_name = "S")]
     max_seconds: Option<f64>,
@@ -88,7 +92,13 @@ impl StepArgs {
         if let Some(seconds) = self.max_seconds {
             recipe.run.max_seconds = seconds;
             // A limit that nobody asked for does not end a run before its time.
-            recipe.run.max_steps = 0;
+            (recipe.run.max_steps, recipe.run.epochs) = (0, 0.0);
+        }
+        if let Some(epochs) = self.epochs {
+            (recipe.run.max_steps, recipe.run.epochs) = (0, epochs);
+        }
+        if self.max_steps.is_some() {
+            recipe.run.epochs = 0.0;
         }
         let (batch, optimizer, run) = (&mut recipe.batch, &mut recipe.optimizer, &mut recipe.run);
         set(&mut run.max_steps, self.max_steps);

@@ -1,12 +1,16 @@
 //! Models that others have made, trained further.
 
+use std::collections::BTreeSet;
+
 use bitnet_fixtures::moby;
+use bitnet_format::TokenizerSource;
 use bitnet_training::data::Source;
-use bitnet_training::recipe::{Packing, Recipe, Reduction};
+use bitnet_training::recipe::{Packing, Recipe, Reduction, TokenizerChoice};
 use bitnet_training::tokenizer::TokenizerFiles;
 use bitnet_training::{RunOptions, Trained};
+use serde_json::{Value, json};
 
-use crate::support::{device, options, run};
+use crate::support::{device, options, run, small, text};
 
 fn short(recipe: &mut Recipe) {
     recipe.batch.rows = 2;
@@ -67,4 +71,59 @@ fn conversations_and_texts_train_a_model_of_a_folder_and_of_a_gguf() {
     assert_eq!(recipe.batch.packing, Packing::Rows);
     short(&mut recipe);
     run(&RunOptions { source: Source::new(&text), ..options(folder.path(), "text", &recipe) }).unwrap();
+}
+
+/// A `tokenizer.json` as LLaMA has it: the characters of a text, two pieces of several, and the bytes for everything else.
+fn pieces(text: &str) -> Value {
+    let characters: BTreeSet<String> = text.replace(' ', "▁").chars().map(String::from).collect();
+    let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
+    let special = ["<unk>", "<s>", "</s>"].map(String::from);
+    let merged = ["th", "the"].map(String::from);
+    let tokens: Vec<String> = special.into_iter().chain(bytes).chain(characters).chain(merged).collect();
+    let vocab: Value = tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let added =
+        tokens[..3].iter().enumerate().map(|(id, token)| json!({ "id": id, "content": token, "special": true }));
+    json!({
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ] },
+        "pre_tokenizer": null,
+        "decoder": { "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
+            { "type": "ByteFallback" },
+            { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ] },
+        "model": {
+            "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+            "merges": [["t", "h"], ["th", "e"]],
+        },
+    })
+}
+
+#[test]
+fn a_gguf_with_a_sentencepiece_vocabulary_is_trained_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = std::fs::read_to_string(text(folder.path())).unwrap();
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, pieces(&page).to_string()).unwrap();
+    let mut recipe = small();
+    recipe.tokenizer = TokenizerChoice::File(tokenizer);
+    recipe.run.max_steps = 2;
+    let first = run(&options(folder.path(), "first", &recipe)).unwrap();
+
+    let checkpoint = bitnet_format::open(&first.model).unwrap();
+    let files = checkpoint.tokenizer_files().unwrap();
+    assert!(matches!(files, TokenizerSource::Gguf(vocabulary) if vocabulary.model == "llama"));
+    let mut recipe = Recipe::to_finetune(&first.model, &Source::new(folder.path().join("text.txt"))).unwrap();
+    recipe.batch.rows = 2;
+    recipe.run.max_steps = 2;
+    let second = run(&options(folder.path(), "second", &recipe)).unwrap();
+    let ids = |path| {
+        let files = TokenizerFiles::of(&bitnet_format::open(path).unwrap()).unwrap();
+        files.tokenizer.encode(&(page.clone() + " 捕鯨"), true).unwrap()
+    };
+    assert_eq!(ids(&first.model), ids(&second.model));
 }

@@ -116,6 +116,11 @@ fn a_run_learns_the_preference_and_is_resumed_to_the_bit() {
     assert!((records[0].train_loss - std::f64::consts::LN_2).abs() < 1e-4, "{}", records[0].train_loss);
     assert!(records[11].train_loss < 0.5, "{}", records[11].train_loss);
     assert!(outcome.valid_loss.unwrap() < 0.6, "{outcome:?}");
+    // What is preferred is the same in all pairs, and so learned of those that are held out.
+    assert_eq!(outcome.preference_accuracy, Some(1.0));
+    assert_eq!(records[11].valid.unwrap().accuracy, Some(1.0));
+    let report = std::fs::read_to_string(RunFolder::new(&whole.out).report()).unwrap();
+    assert!(report.contains("Preference accuracy") && report.contains("100.0 %"));
 
     let half = preferring(
         "half",
