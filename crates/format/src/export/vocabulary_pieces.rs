@@ -17,17 +17,26 @@ const BYTE: i32 = 6;
 /// What stands for a space.
 const SPACE: &str = "▁";
 
+/// Whether a file was made of such a model: one with tokens for bytes, or with a sign for a space.
+pub(super) fn is_of_pieces(json: &TokenizerJson) -> bool {
+    json.model.byte_fallback == Some(true) || (json.model.unk_token.is_some() && space_prefix(&json.normalizer).is_ok())
+}
+
 /// The vocabulary. What a BOS is, and whether it is put before a text, is for the caller to say.
 ///
 /// # Errors
 ///
 /// Says what GGUF has no word for.
 pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
-    if json.model.ignore_merges == Some(true) || !json.pre_tokenizer.is_null() {
-        return Err(format!("the pre-tokenizer {} of a BPE with byte_fallback", type_of(&json.pre_tokenizer)));
+    if json.model.ignore_merges == Some(true) || cuts(&json.pre_tokenizer) {
+        return Err(format!("the pre-tokenizer {} of a BPE of pieces", type_of(&json.pre_tokenizer)));
     }
-    if !json.decoder.to_string().contains("ByteFallback") {
-        return Err(format!("the decoder {} of a BPE with byte_fallback", type_of(&json.decoder)));
+    let has_bytes = json.model.byte_fallback == Some(true);
+    if has_bytes != json.decoder.to_string().contains("ByteFallback") {
+        return Err(format!("the decoder {} of a BPE with byte_fallback {has_bytes}", type_of(&json.decoder)));
+    }
+    if !has_bytes && json.model.fuse_unk != Some(true) {
+        return Err("an unknown token for each of several unknown characters (fuse_unk)".to_string());
     }
     let add_space_prefix = space_prefix(&json.normalizer)?;
     let (tokens, mut token_types) = tokens(&json)?;
@@ -36,7 +45,7 @@ pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
         token_types[unknown] = UNKNOWN;
     }
     for (token, kind) in tokens.iter().zip(&mut token_types) {
-        if *kind == NORMAL && is_byte(token) {
+        if has_bytes && *kind == NORMAL && is_byte(token) {
             *kind = BYTE;
         }
     }
@@ -52,6 +61,12 @@ pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
     })
 }
 
+/// Whether a pre-tokenizer cuts a text that has no spaces any more. Gemma's does not: it cuts at spaces.
+fn cuts(pre: &Json) -> bool {
+    let at_spaces = pre["type"] == "Split" && pre["pattern"]["String"] == " ";
+    !pre.is_null() && !at_spaces
+}
+
 /// Whether a space is put before a text; spaces become pieces in any case.
 fn space_prefix(normalizer: &Json) -> Result<bool, String> {
     let steps = match normalizer["type"].as_str() {
@@ -64,7 +79,7 @@ fn space_prefix(normalizer: &Json) -> Result<bool, String> {
     match steps {
         [prefix, space] if is_prefix(prefix) && is_space(space) => Ok(true),
         [space] if is_space(space) => Ok(false),
-        _ => Err(format!("the normalizer {normalizer} of a BPE with byte_fallback")),
+        _ => Err(format!("the normalizer {normalizer} of a BPE of pieces")),
     }
 }
 
@@ -143,7 +158,18 @@ mod tests {
         assert_eq!((&*found.model, found.unknown, found.add_space_prefix), ("llama", Some(0), Some(true)));
         let mut without = file(merges);
         without["normalizer"] = without["normalizer"]["normalizers"][1].clone();
-        assert_eq!(of(without).unwrap().add_space_prefix, Some(false));
+        without["pre_tokenizer"] =
+            json!({ "type": "Split", "pattern": { "String": " " }, "behavior": "MergedWithPrevious", "invert": false });
+        assert_eq!(of(without.clone()).unwrap().add_space_prefix, Some(false));
+        // Without tokens for bytes.
+        without["model"]["byte_fallback"] = false.into();
+        without["model"]["fuse_unk"] = true.into();
+        without["decoder"] = json!({ "type": "Fuse" });
+        let parsed: TokenizerJson = serde_json::from_value(without.clone()).unwrap();
+        assert!(is_of_pieces(&parsed));
+        assert_eq!(convert(parsed).unwrap().token_types, [2, 3, 1, 1, 1, 1, 1, 1, 1]);
+        without["model"]["fuse_unk"] = false.into();
+        assert!(of(without).unwrap_err().contains("fuse_unk"));
     }
 
     #[test]
@@ -158,6 +184,7 @@ mod tests {
         }
         for (pointer, value, reason) in [
             ("/normalizer", json!({ "type": "NFKC" }), "NFKC"),
+            ("/pre_tokenizer", json!({ "type": "Whitespace" }), "Whitespace"),
             ("/decoder", json!({ "type": "Metaspace" }), "decoder Metaspace"),
         ] {
             let mut json = file(json!([]));
