@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use bitnet_fixtures::moby;
+use bitnet_fixtures::{family, moby};
 use serde_json::Value;
 
 fn bitnet() -> Command {
@@ -65,6 +65,33 @@ fn a_converted_model_says_the_same() {
         assert!((meant - found).abs() < 2e-4, "{source} to {form}: {meant} became {found}");
         assert_eq!(ids, found_ids, "{source} to {form}");
     }
+}
+
+#[test]
+fn an_embedding_model_stays_one() {
+    let place = tempfile::tempdir().unwrap();
+    let vectors = |model: &Path, more: &[&str]| {
+        let args = [&["embed", "the whale", "a ship and the sea", "-m", path(model), "--json"], more].concat();
+        let output = run(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, form) in [("embedding-qwen3", "i2_s"), ("embedding-gemma3", "i2_s"), ("embedding-qwen3", "hf-packed")] {
+        let (source, out) = (family(name), place.path().join(format!("{name}-{form}.gguf")));
+        json(&["convert", path(&source), path(&out), "--to", form, "--embd", "f32", "--json"]);
+        for more in [&[][..], &["--prompt-name", "query"]] {
+            assert_eq!(vectors(&source, more), vectors(&out, more), "{name} as {form}");
+        }
+    }
+    // Without the files that say how it pools.
+    let bare = place.path().join("bare");
+    std::fs::create_dir(&bare).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(family("embedding-qwen3").join(file), bare.join(file)).unwrap();
+    }
+    let output = run(&["convert", path(&bare), path(&place.path().join("bare.gguf"))]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("how the model pools"), "{said}");
 }
 
 #[test]
