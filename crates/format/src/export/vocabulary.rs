@@ -17,7 +17,7 @@ use crate::{FormatError, GgufTokenizer, ModelConfig, TokenizerSource};
 /// it is cut, and one that stands for nothing.
 pub(super) const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+pub(super) const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
 /// How LLaMA 3 cuts text; GPT 2; Qwen 2.

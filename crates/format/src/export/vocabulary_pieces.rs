@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
-use super::vocabulary::{Merge, NORMAL, TokenizerJson, merge, tokens, type_of};
+use super::vocabulary::{Merge, NORMAL, TokenizerJson, USER_DEFINED, merge, tokens, type_of};
 use crate::GgufTokenizer;
 
 /// Token types: the one for what has no piece, and one of the 256 bytes.
@@ -47,6 +47,12 @@ pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
     for (token, kind) in tokens.iter().zip(&mut token_types) {
         if has_bytes && *kind == NORMAL && is_byte(token) {
             *kind = BYTE;
+        }
+    }
+    // Gemma has its runs of spaces as tokens that are found by their spelling as well, which no text has in place of spaces.
+    for (token, kind) in tokens.iter().zip(&mut token_types) {
+        if *kind == USER_DEFINED && run(token).is_some_and(|(of, _)| SPACE.starts_with(of)) {
+            *kind = NORMAL;
         }
     }
     let scores = scores(&tokens, &token_types, json.model.merges.unwrap_or_default())?;
@@ -89,7 +95,18 @@ fn is_byte(token: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
+/// What a token is a run of, and how long it is, if it is one.
+fn run(token: &str) -> Option<(char, usize)> {
+    let first = token.chars().next()?;
+    let count = token.chars().count();
+    (count > 1 && token.chars().all(|c| c == first)).then_some((first, count))
+}
+
 /// A score for each token: the earlier its merges come, the higher.
+///
+/// The merges that make a piece come one after the other in a file that was made of scores, but for runs of one character
+/// (spaces, line ends): those that append to a longer run come first, so that a run grows from its beginning until no
+/// piece is as long, as it does by scores that are the higher the longer the run is.
 fn scores(tokens: &[String], types: &[i32], merges: Vec<Merge>) -> Result<Vec<f32>, String> {
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
     let mut ranks: Vec<Option<usize>> = vec![None; tokens.len()];
@@ -101,10 +118,21 @@ fn scores(tokens: &[String], types: &[i32], merges: Vec<Merge>) -> Result<Vec<f3
         if id == before {
             continue;
         }
-        // All merges that make one piece come one after the other where they were ordered by scores.
-        if ranks[id].replace(rank).is_some() {
-            return Err(format!("merges that no scores put in this order ({piece:?} is made at two places)"));
+        match (ranks[id], run(&piece)) {
+            (None, Some((of, count))) => {
+                let shorter: String = std::iter::repeat_n(of, count - 1).collect();
+                let is_late = count > 2 && ids.get(shorter.as_str()).is_some_and(|id| ranks[*id].is_some());
+                if is_late || !pair.starts_with(&format!("{shorter} ")) {
+                    return Err(format!("merges that make the run {piece:?} otherwise than from its beginning"));
+                }
+            }
+            (None, None) => {}
+            (Some(_), Some(_)) => continue,
+            (Some(_), None) => {
+                return Err(format!("merges that no scores put in this order ({piece:?} is made at two places)"));
+            }
         }
+        ranks[id] = Some(rank);
         (before, rank) = (id, rank + 1);
     }
     for ((token, kind), rank) in tokens.iter().zip(types).zip(&ranks) {
@@ -170,6 +198,31 @@ mod tests {
         assert_eq!(convert(parsed).unwrap().token_types, [2, 3, 1, 1, 1, 1, 1, 1, 1]);
         without["model"]["fuse_unk"] = false.into();
         assert!(of(without).unwrap_err().contains("fuse_unk"));
+    }
+
+    #[test]
+    fn runs_of_spaces_grow_from_their_beginning() {
+        let with_runs = |merges: Json| {
+            let mut json = file(merges);
+            for (id, run) in [(9, "▁▁"), (10, "▁▁▁"), (11, "\n"), (12, "\n\n")] {
+                json["model"]["vocab"][run] = id.into();
+            }
+            // As Gemma has them: tokens beside the pieces, too.
+            let added = json["added_tokens"].as_array_mut().unwrap();
+            added.extend([(9, "▁▁"), (12, "\n\n")].map(|(id, run)| json!({ "id": id, "content": run })));
+            json["normalizer"] = json["normalizer"]["normalizers"][1].clone();
+            of(json)
+        };
+        let rest = [["▁", "▁"], ["▁", "a"], ["a", "b"], ["▁", "ab"], ["▁a", "b"]];
+        let merges = |first: &[[&str; 2]]| json!([first, &rest[..]].concat());
+        let found = with_runs(merges(&[["▁▁", "▁"], ["\n", "\n"], ["▁", "▁▁"]])).unwrap();
+        assert_eq!(found.token_types[9..], [1, 1, 1, 4]);
+        assert!(found.scores[10] > found.scores[9] && found.scores[9] > found.scores[7], "{:?}", found.scores);
+        for bad in [merges(&[["▁", "▁▁"], ["▁▁", "▁"]]), json!([&rest[..], &[["▁▁", "▁"]]].concat())]
+        {
+            let error = with_runs(bad).unwrap_err();
+            assert!(error.contains("from its beginning"), "{error}");
+        }
     }
 
     #[test]
