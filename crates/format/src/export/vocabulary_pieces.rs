@@ -49,7 +49,8 @@ pub(super) fn convert(json: TokenizerJson) -> Result<GgufTokenizer, String> {
             *kind = BYTE;
         }
     }
-    // Gemma has its runs of spaces as tokens that are found by their spelling as well, which no text has in place of spaces.
+    // Gemma has its runs of spaces as tokens that are found by their spelling as well. Only a text with the sign for a space
+    // itself in it, which hardly one has, is cut otherwise by that.
     for (token, kind) in tokens.iter().zip(&mut token_types) {
         if *kind == USER_DEFINED && run(token).is_some_and(|(of, _)| SPACE.starts_with(of)) {
             *kind = NORMAL;
@@ -110,6 +111,8 @@ fn run(token: &str) -> Option<(char, usize)> {
 fn scores(tokens: &[String], types: &[i32], merges: Vec<Merge>) -> Result<Vec<f32>, String> {
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
     let mut ranks: Vec<Option<usize>> = vec![None; tokens.len()];
+    // Of runs: whether they are made by appending to the next shorter one, before that is made.
+    let mut grows = vec![false; tokens.len()];
     let (mut before, mut rank) = (usize::MAX, 0);
     for pair in merges {
         let pair = merge(pair)?;
@@ -118,20 +121,17 @@ fn scores(tokens: &[String], types: &[i32], merges: Vec<Merge>) -> Result<Vec<f3
         if id == before {
             continue;
         }
-        match (ranks[id], run(&piece)) {
-            (None, Some((of, count))) => {
-                let shorter: String = std::iter::repeat_n(of, count - 1).collect();
-                let is_late = count > 2 && ids.get(shorter.as_str()).is_some_and(|id| ranks[*id].is_some());
-                if is_late || !pair.starts_with(&format!("{shorter} ")) {
-                    return Err(format!("merges that make the run {piece:?} otherwise than from its beginning"));
-                }
+        if ranks[id].is_some() {
+            if grows[id] {
+                continue;
             }
-            (None, None) => {}
-            (Some(_), Some(_)) => continue,
-            (Some(_), None) => {
-                return Err(format!("merges that no scores put in this order ({piece:?} is made at two places)"));
-            }
+            return Err(format!("merges that no scores put in this order ({piece:?} is made at two places)"));
         }
+        grows[id] = run(&piece).is_some_and(|(of, count)| {
+            let shorter: String = std::iter::repeat_n(of, count - 1).collect();
+            let is_later = count == 2 || ids.get(shorter.as_str()).is_some_and(|id| ranks[*id].is_none());
+            is_later && pair.starts_with(&format!("{shorter} "))
+        });
         ranks[id] = Some(rank);
         (before, rank) = (id, rank + 1);
     }
