@@ -95,9 +95,10 @@ fn a_converted_family_computes_the_same() {
         let out = place.path().join(format!("{index}.gguf"));
         let (source, found) = (load(&path), converted(&path, target.clone(), &out));
         let ids = Reference::of(name).ids;
-        // The same bits of logits: the same loss and the same tokens. But LLaMA 3's rotation becomes divisors, which are F32.
+        // The same bits of logits: the same loss and the same tokens. But LLaMA 3's rotation becomes divisors, which are F32,
+        // and float activations are added up group by group.
         let worst = difference(&logits(found.transformer(), &ids), &logits(source.transformer(), &ids));
-        let most = if name == "linear-norms" { LOGITS } else { 0.0 };
+        let most = if ["linear-norms", "bonsai-g128"].contains(&name) { LOGITS } else { 0.0 };
         assert!(worst <= most, "{name} as {target:?} computes something else: {worst}");
         if name.starts_with("embedding") {
             let texts: Vec<String> = Reference::of(name).texts.into_iter().map(|(text, _)| text).collect();
