@@ -14,6 +14,7 @@ mod read;
 pub mod safetensors;
 pub mod template;
 pub mod tokenizer;
+pub mod tokenizer_json;
 pub mod unpack;
 
 use bitnet_ternary::Packing;
@@ -25,11 +26,12 @@ pub type Seeds = Vec<(String, Vec<u8>)>;
 type Target = (&'static str, fn() -> Seeds);
 
 /// What each target begins with.
-pub const SEEDS: [Target; 9] = [
+pub const SEEDS: [Target; 10] = [
     ("gguf", gguf::seeds),
     ("safetensors", safetensors::seeds),
     ("adapter", adapter::seeds),
     ("tokenizer", tokenizer::seeds),
+    ("tokenizer_json", tokenizer_json::seeds),
     ("template", template::seeds),
     ("unpack", unpack::seeds),
     ("pack", pack::seeds),

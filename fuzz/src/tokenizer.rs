@@ -52,7 +52,7 @@ fn is_unknown(vocabulary: &GgufVocabulary, id: u32) -> bool {
 }
 
 /// Every id is a token, and piece by piece they are the same text as at once.
-fn check(tokenizer: &Tokenizer, ids: &[u32]) {
+pub(crate) fn check(tokenizer: &Tokenizer, ids: &[u32]) {
     for id in ids {
         assert!((*id as usize) < tokenizer.vocab_size());
         // A file may name an empty token as its BOS or as the one for what it cannot spell.

@@ -67,7 +67,9 @@ pub fn export(
     }
     let files = Model {
         name: name.to_string(),
-        config: ModelConfig { eos_token_ids: tokenizer.ends(), ..model.config().clone() },
+        // The norms of a model in memory have what its class adds to them.
+        config: ModelConfig { eos_token_ids: tokenizer.ends(), norm_offset: 0.0, ..model.config().clone() },
+        embedding: None,
         tokenizer: TokenizerSource::Hf {
             path: "tokenizer.json".into(),
             tokenizer_json: tokenizer.tokenizer_json.clone().into(),

@@ -83,6 +83,33 @@ fn a_sentencepiece_vocabulary_becomes_merges_again() {
 }
 
 #[test]
+fn an_embedding_model_stays_one() {
+    let place = tempfile::tempdir().unwrap();
+    let vectors = |model: &Path, more: &[&str]| {
+        let args = [&["embed", "the whale", "a ship and the sea", "-m", path(model), "--json"], more].concat();
+        let output = run(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, form) in [("embedding-qwen3", "i2_s"), ("embedding-gemma3", "i2_s"), ("embedding-qwen3", "hf-packed")] {
+        let (source, out) = (family(name), place.path().join(format!("{name}-{form}.gguf")));
+        json(&["convert", path(&source), path(&out), "--to", form, "--embd", "f32", "--json"]);
+        for more in [&[][..], &["--prompt-name", "query"]] {
+            assert_eq!(vectors(&source, more), vectors(&out, more), "{name} as {form}");
+        }
+    }
+    // Without the files that say how it pools.
+    let bare = place.path().join("bare");
+    std::fs::create_dir(&bare).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(family("embedding-qwen3").join(file), bare.join(file)).unwrap();
+    }
+    let output = run(&["convert", path(&bare), path(&place.path().join("bare.gguf"))]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("how the model pools"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_done_is_named_in_one_line() {
     let place = tempfile::tempdir().unwrap();
     let (from, out, folder) = (moby("master"), place.path().join("m.gguf"), place.path().join("m"));

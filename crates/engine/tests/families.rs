@@ -3,6 +3,9 @@
 //! The models are random, and chosen so that no int8 code is near a rounding tie: another order of additions turns none,
 //! and logits can be held to the last places of f32.
 
+use bitnet_engine::format::convert::{Conversion, Target};
+use bitnet_engine::format::export::{GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model};
+use bitnet_engine::format::{Packing, StorageType, TokenizerSource};
 use bitnet_engine::model::{self, CacheFormat, Transformer};
 use bitnet_engine::{EmbeddingOptions, GenerationConfig, LanguageModel, Pooling, Prompt, format};
 use bitnet_fixtures::{FAMILIES, GGUF_FAMILIES, Reference, difference, families_tokenizer, family};
@@ -24,8 +27,8 @@ fn files() -> impl Iterator<Item = (&'static str, std::path::PathBuf)> {
 fn load(path: &std::path::Path) -> LanguageModel {
     let device = model::device(model::DeviceKind::default_name()).unwrap();
     let checkpoint = format::open(path).unwrap();
-    let own = path.is_file() || path.join("tokenizer.json").exists();
-    let tokenizer = (!own).then(families_tokenizer);
+    let has_none = matches!(checkpoint.tokenizer_files().unwrap(), TokenizerSource::Missing);
+    let tokenizer = has_none.then(families_tokenizer);
     let model = LanguageModel::load(&checkpoint, &device, tokenizer.as_deref()).unwrap();
     let unused: Vec<_> = model.warnings().iter().filter(|line| line.contains("no layer uses")).collect();
     assert!(unused.is_empty(), "{}: {unused:?}", path.display());
@@ -55,6 +58,56 @@ fn logits_and_losses_are_those_of_transformers() {
         println!("{}: logits {worst:.1e}, loss {:+.1e}", path.display(), loss - reference.loss);
         assert!(worst <= LOGITS, "{}: {worst}", path.display());
         assert!((loss - reference.loss).abs() <= LOSS, "{}: {loss} {}", path.display(), reference.loss);
+    }
+}
+
+/// A family's file in another form, without a tokenizer where it has none.
+fn converted(path: &std::path::Path, target: Target, place: &std::path::Path) -> LanguageModel {
+    let source = format::open(path).unwrap();
+    let model = Model::of(&source, "family").unwrap();
+    Conversion { source: &source, model, target }.run(place, false, &|_| {}).unwrap();
+    load(place)
+}
+
+#[test]
+fn a_converted_family_computes_the_same() {
+    let place = tempfile::tempdir().unwrap();
+    let gguf = |packing| Target::Gguf(GgufOptions { packing, floats: StorageType::F32, ..GgufOptions::default() });
+    let folder = |form| Target::HuggingFace(HuggingFaceOptions { form, dtype: StorageType::F32 });
+    let floats = GgufOptions { floats: StorageType::F32, ..GgufOptions::default() };
+    let packed = HuggingFaceForm::PackedAutoBitLinear;
+    let forms = [
+        ("bitnet-2b-4t", gguf(Packing::I2S)),
+        ("bitnet-2b-4t", folder(HuggingFaceForm::Master)),
+        ("llama-bitlinear", gguf(Packing::I2S)),
+        ("falcon-e", folder(packed)),
+        ("1bitllm", gguf(Packing::I2S)),
+        ("1bitllm", Target::GgufFloats(floats)),
+        ("linear-norms", gguf(Packing::I2S)),
+        ("trilm", folder(HuggingFaceForm::Master)),
+        ("bonsai-g128", gguf(Packing::Q2_0 { group: 64 })),
+        ("embedding-qwen3", gguf(Packing::I2S)),
+        ("embedding-gemma3", gguf(Packing::I2S)),
+        ("embedding-gemma3", folder(packed)),
+    ];
+    for (index, (name, target)) in forms.into_iter().enumerate() {
+        let path = if FAMILIES.contains(&name) { family(name) } else { family(name).join("model.gguf") };
+        let out = place.path().join(format!("{index}.gguf"));
+        let (source, found) = (load(&path), converted(&path, target.clone(), &out));
+        let ids = Reference::of(name).ids;
+        // The same bits of logits: the same loss and the same tokens. But LLaMA 3's rotation becomes divisors, which are F32,
+        // and float activations are added up group by group.
+        let worst = difference(&logits(found.transformer(), &ids), &logits(source.transformer(), &ids));
+        let most = if ["linear-norms", "bonsai-g128"].contains(&name) { LOGITS } else { 0.0 };
+        assert!(worst <= most, "{name} as {target:?} computes something else: {worst}");
+        if name.starts_with("embedding") {
+            let texts: Vec<String> = Reference::of(name).texts.into_iter().map(|(text, _)| text).collect();
+            let vectors = |model: &LanguageModel| {
+                let options = EmbeddingOptions { prompt: Prompt::Named("query".to_string()), ..Default::default() };
+                model.embedder(&options).unwrap().embed(&texts).unwrap()
+            };
+            assert_eq!(vectors(&source), vectors(&found), "{name} as {target:?}");
+        }
     }
 }
 

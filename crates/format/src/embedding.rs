@@ -18,16 +18,17 @@ pub struct TextEmbedding {
     /// Which of them become the vector. `1_Pooling/config.json` (the module that `modules.json` calls `Pooling`);
     /// `A.pooling_type`, 1 or 3.
     pub pooling: Pooling,
-    /// Whether the vector is made one long. A `Normalize` module in `modules.json`; a GGUF file does not say, and its vectors
-    /// are, as llama.cpp's are.
+    /// Whether the vector is made one long. A `Normalize` module in `modules.json`; `sentence_transformers.normalize`, and
+    /// without that key it is, as llama.cpp's are.
     pub normalize: bool,
     /// The token that a text has to end with, where the last one stands for it: `eos_token_id` of `config.json`;
     /// `tokenizer.ggml.eos_token_id`, unless `tokenizer.ggml.add_eos_token` is false.
     pub end: Option<u32>,
     /// What belongs before a text of some kind, by the kind's name (`query`). `prompts` of
-    /// `config_sentence_transformers.json`.
+    /// `config_sentence_transformers.json`; `sentence_transformers.prompts.<name>`.
     pub prompts: Vec<(String, String)>,
-    /// The kind of a text of which nothing is said. `default_prompt_name` of the same file.
+    /// The kind of a text of which nothing is said. `default_prompt_name` of the same file;
+    /// `sentence_transformers.default_prompt_name`.
     pub default_prompt: Option<String>,
     /// Whether the pooling is no more than a guess, because only the missing head tells that this is an embedding model.
     pub is_guess: bool,
@@ -40,6 +41,16 @@ pub enum Pooling {
     Last,
     /// The mean over all tokens.
     Mean,
+}
+
+impl Pooling {
+    /// `A.pooling_type`, in llama.cpp's numbers.
+    pub(crate) fn gguf_type(self) -> u32 {
+        match self {
+            Self::Mean => 1,
+            Self::Last => 3,
+        }
+    }
 }
 
 impl fmt::Display for Pooling {
@@ -96,11 +107,18 @@ impl SentenceFiles {
             }
             None => None,
         };
-        Ok(Self { modules, pooling, config: open_json(folder, "config_sentence_transformers.json")? })
+        Ok(Self { modules, pooling, config: open_json(folder, CONFIG)? })
     }
 }
 
-const MODULES: &str = "modules.json";
+pub(crate) const MODULES: &str = "modules.json";
+pub(crate) const CONFIG: &str = "config_sentence_transformers.json";
+
+/// GGUF keys. The first has the architecture before it; the others are this project's, for what no other program has keys for.
+pub(crate) const POOLING: &str = "pooling_type";
+pub(crate) const NORMALIZE: &str = "sentence_transformers.normalize";
+pub(crate) const PROMPT_PREFIX: &str = "sentence_transformers.prompts.";
+pub(crate) const DEFAULT_PROMPT: &str = "sentence_transformers.default_prompt_name";
 
 /// Kind and path of each module.
 fn listed(modules: &Json) -> impl Iterator<Item = (&str, &str)> {
@@ -178,10 +196,11 @@ pub(crate) fn of_gguf(
     metadata: &GgufMetadata,
     config: &ModelConfig,
 ) -> Result<Option<TextEmbedding>, FormatError> {
-    let key = format!("{}.pooling_type", config.architecture);
+    let key = format!("{}.{POOLING}", config.architecture);
     let Some(value) = metadata.get(&key) else {
         return Ok(None);
     };
+    let wrong = |key: &str, wanted: &str| FormatError::config(file, key, format!("is not {wanted}"));
     let pooling = match value.as_u64() {
         Some(0) => return Ok(None),
         Some(1) => Pooling::Mean,
@@ -194,12 +213,19 @@ pub(crate) fn of_gguf(
     };
     let ends = metadata.get("tokenizer.ggml.add_eos_token").and_then(|value| value.as_bool()) != Some(false);
     let end = config.eos_token_ids.first().copied().filter(|_| ends && pooling == Pooling::Last);
-    Ok(Some(TextEmbedding {
-        pooling,
-        normalize: true,
-        end,
-        prompts: Vec::new(),
-        default_prompt: None,
-        is_guess: false,
-    }))
+    let normalize = match metadata.get(NORMALIZE) {
+        None => true,
+        Some(value) => value.as_bool().ok_or_else(|| wrong(NORMALIZE, "true or false"))?,
+    };
+    let mut prompts = Vec::new();
+    for (key, value) in metadata.iter() {
+        if let Some(name) = key.strip_prefix(PROMPT_PREFIX) {
+            prompts.push((name.to_string(), value.as_str().ok_or_else(|| wrong(key, "a string"))?.to_string()));
+        }
+    }
+    let default_prompt = match metadata.get(DEFAULT_PROMPT) {
+        None => None,
+        Some(value) => Some(value.as_str().ok_or_else(|| wrong(DEFAULT_PROMPT, "a string"))?.to_string()),
+    };
+    Ok(Some(TextEmbedding { pooling, normalize, end, prompts, default_prompt, is_guess: false }))
 }

@@ -80,12 +80,21 @@ fn from_gguf(name: &str, first: &[(&str, &str)]) -> Option<String> {
 
 /// The GGUF name of a tensor under its (canonical) Hugging Face name, or `None` for a name outside the table.
 pub fn hf_to_gguf(name: &str) -> Option<String> {
+    to_gguf(name, &[])
+}
+
+/// [`hf_to_gguf`] for a model whose layers have norms on both sides of attention and MLP.
+pub fn hf_to_two_sided_gguf(name: &str) -> Option<String> {
+    to_gguf(name, &TWO_SIDED)
+}
+
+fn to_gguf(name: &str, first: &[(&str, &str)]) -> Option<String> {
     if let Some((gguf, _)) = GLOBAL.iter().find(|(_, hf)| *hf == name) {
         return Some((*gguf).to_string());
     }
     let (layer, rest) = split_layer(name.strip_prefix("model.layers.")?)?;
     let (part, parameter) = split_parameter(rest)?;
-    let (gguf, _) = LAYER.iter().find(|(_, hf)| *hf == part)?;
+    let (gguf, _) = first.iter().chain(&LAYER).find(|(_, hf)| *hf == part)?;
     Some(format!("blk.{layer}.{gguf}.{parameter}"))
 }
 
@@ -180,6 +189,7 @@ mod tests {
         ];
         for (gguf, hf) in pairs {
             assert_eq!(two_sided_gguf_to_hf(gguf).as_deref(), Some(hf));
+            assert_eq!(hf_to_two_sided_gguf(hf).as_deref(), Some(gguf));
         }
         assert_eq!(gguf_to_hf("blk.1.post_ffw_norm.weight"), None);
     }

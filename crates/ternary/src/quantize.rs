@@ -3,6 +3,9 @@
 //! Both quantizers round half to even and have a floor of 1e-5 under their statistic, as the layers these models were
 //! trained with do.
 
+use std::ops::Range;
+
+use crate::fresh::zeroed_words;
 use crate::matrix::{check_shape, word_of};
 use crate::wide::Wide;
 use crate::{CODES_PER_WORD, Granularity, Scale, TernaryError, TernaryMatrix, words_per_row};
@@ -15,6 +18,9 @@ const GROUP_SIZES: [usize; 3] = [128, 64, 32];
 
 /// About as many weights [`nearly_ternary`] looks at first.
 const SAMPLE: usize = 4096;
+
+/// About as many floats are read at once by [`absmean_rows`]: they stay in a core's cache.
+const READ_AT_ONCE: usize = 1 << 15;
 
 /// The least number of equal magnitudes that [`already_ternary`] believes.
 const CONVINCING: usize = 8;
@@ -40,12 +46,7 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
     }
     let mut sum = 0.0;
     Sum { weights: w, cols, sum: &mut sum }.run_widened();
-    // No finite f32s add up to more than an f64 holds.
-    if !sum.is_finite()
-        && let Some(index) = w.iter().position(|x| !x.is_finite())
-    {
-        return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value: w[index] });
-    }
+    check_sum(sum, w, 0, cols)?;
     let scale = match granularity {
         Granularity::Tensor => Scale::Tensor(mean_of(sum, w.len())),
         Granularity::Row => Scale::Row(w.chunks_exact(cols).map(mean_magnitude).collect()),
@@ -55,9 +56,57 @@ pub fn absmean(w: &[f32], rows: usize, cols: usize, granularity: Granularity) ->
             Scale::Group { size, values }
         }
     };
-    let mut words = Vec::with_capacity(rows * words_per_row(cols));
+    let mut words = zeroed_words(rows * words_per_row(cols));
     Round { weights: w, cols, scale: &scale, words: &mut words }.run_widened();
     TernaryMatrix::from_words(rows, cols, words, scale)
+}
+
+/// [`absmean`] with one scale for the matrix, of weights that are never held whole: `read` is asked twice for all rows, a few
+/// at a time, and fills a buffer `[rows.len(), cols]`.
+///
+/// # Errors
+/// As [`absmean`], and whatever `read` fails with.
+pub fn absmean_rows<E: From<TernaryError>>(
+    rows: usize,
+    cols: usize,
+    mut read: impl FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+) -> Result<TernaryMatrix, E> {
+    check_shape(rows, cols)?;
+    let step = (READ_AT_ONCE / cols).clamp(1, rows);
+    let mut buffer = vec![0.0; step * cols];
+    let mut each = |visit: &mut dyn FnMut(usize, &[f32]) -> Result<(), TernaryError>| {
+        (0..rows).step_by(step).try_for_each(|start| {
+            let range = start..rows.min(start + step);
+            let weights = &mut buffer[..range.len() * cols];
+            read(range, weights)?;
+            visit(start, weights).map_err(E::from)
+        })
+    };
+    let mut sum = 0.0;
+    each(&mut |start, weights| {
+        Sum { weights, cols, sum: &mut sum }.run_widened();
+        check_sum(sum, weights, start, cols)
+    })?;
+    let scale = Scale::Tensor(mean_of(sum, rows * cols));
+    let mut words = zeroed_words(rows * words_per_row(cols));
+    each(&mut |start, weights| {
+        let words = &mut words[start * words_per_row(cols)..];
+        Round { weights, cols, scale: &scale, words }.run_widened();
+        Ok(())
+    })?;
+    Ok(TernaryMatrix::from_words(rows, cols, words, scale)?)
+}
+
+/// Names the first number that is not finite among rows from `start` on, if a sum with them is not. No finite f32s add up to
+/// more than an f64 holds.
+fn check_sum(sum: f64, weights: &[f32], start: usize, cols: usize) -> Result<(), TernaryError> {
+    if !sum.is_finite()
+        && let Some(at) = weights.iter().position(|x| !x.is_finite())
+    {
+        let (index, value) = (start * cols + at, weights[at]);
+        return Err(TernaryError::NotFinite { index, row: index / cols, col: index % cols, value });
+    }
+    Ok(())
 }
 
 /// Adds up magnitudes row by row.
@@ -70,7 +119,9 @@ struct Sum<'a> {
 impl Wide for Sum<'_> {
     #[inline(always)]
     fn run(self) {
-        *self.sum = self.weights.chunks_exact(self.cols).map(sum_of_magnitudes).sum();
+        for row in self.weights.chunks_exact(self.cols) {
+            *self.sum += sum_of_magnitudes(row);
+        }
     }
 }
 
@@ -79,39 +130,56 @@ struct Round<'a> {
     weights: &'a [f32],
     cols: usize,
     scale: &'a Scale,
-    words: &'a mut Vec<u32>,
+    words: &'a mut [u32],
 }
 
 impl Wide for Round<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { weights, cols, scale, words } = self;
+        let rows = weights.chunks_exact(cols).zip(words.chunks_exact_mut(words_per_row(cols)));
         match scale {
             Scale::Group { size, .. } if *size < cols => {
                 let mut codes = vec![0u8; cols];
-                for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                for (row, (weights, words)) in rows.enumerate() {
                     for (start, weights) in (0..cols).step_by(*size).zip(weights.chunks(*size)) {
                         let inverse = 1.0 / scale.at(row, start, cols);
                         for (code, w) in codes[start..].iter_mut().zip(weights) {
                             *code = code_of(w * inverse) as u8;
                         }
                     }
-                    words.extend(codes.chunks(CODES_PER_WORD).map(|codes| word_of(codes.iter().copied())));
-                }
-            }
-            _ => {
-                for (row, weights) in weights.chunks_exact(cols).enumerate() {
-                    let inverse = 1.0 / scale.at(row, 0, cols);
-                    let (whole, rest) = weights.as_chunks::<CODES_PER_WORD>();
-                    words.extend(whole.iter().map(|weights| {
-                        (0..CODES_PER_WORD).fold(0, |word, j| word | code_of(weights[j] * inverse) << (2 * j))
-                    }));
-                    if !rest.is_empty() {
-                        words.push(word_of(rest.iter().map(|w| code_of(w * inverse) as u8)));
+                    for (word, codes) in words.iter_mut().zip(codes.chunks(CODES_PER_WORD)) {
+                        *word = word_of(codes.iter().copied());
                     }
                 }
             }
+            _ => {
+                for (row, (weights, words)) in rows.enumerate() {
+                    let inverse = 1.0 / scale.at(row, 0, cols);
+                    code_row(weights, words, |w| code_of(w * inverse));
+                }
+            }
         }
+    }
+}
+
+/// The words of a row, of the code of each weight. Not by iterators that would be compiled apart from the loops around them,
+/// for the oldest machine.
+#[inline(always)]
+fn code_row(weights: &[f32], words: &mut [u32], code: impl Fn(f32) -> u32) {
+    let (whole, rest) = weights.as_chunks::<CODES_PER_WORD>();
+    for (word, weights) in words.iter_mut().zip(whole) {
+        let mut shifted = [0u32; CODES_PER_WORD];
+        for (j, (part, weight)) in shifted.iter_mut().zip(weights).enumerate() {
+            *part = code(*weight) << (2 * j);
+        }
+        *word = 0;
+        for part in shifted {
+            *word |= part;
+        }
+    }
+    if !rest.is_empty() {
+        words[whole.len()] = word_of(rest.iter().map(|w| code(*w) as u8));
     }
 }
 
@@ -172,7 +240,7 @@ pub fn already_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMat
                     .map(|values| Scale::Group { size, values })
             })
         })?;
-    let mut words = Vec::with_capacity(rows * words_per_row(cols));
+    let mut words = zeroed_words(rows * words_per_row(cols));
     Signs { weights: w, cols, words: &mut words }.run_widened();
     TernaryMatrix::from_words(rows, cols, words, scale).ok()
 }
@@ -181,22 +249,16 @@ pub fn already_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMat
 struct Signs<'a> {
     weights: &'a [f32],
     cols: usize,
-    words: &'a mut Vec<u32>,
+    words: &'a mut [u32],
 }
 
 impl Wide for Signs<'_> {
     #[inline(always)]
     fn run(self) {
         let code = |x: f32| u32::from(x >= 0.0) + u32::from(x > 0.0);
-        for weights in self.weights.chunks_exact(self.cols) {
-            let (whole, rest) = weights.as_chunks::<CODES_PER_WORD>();
-            let word = |weights: &[f32; CODES_PER_WORD]| {
-                (0..CODES_PER_WORD).fold(0, |word, j| word | code(weights[j]) << (2 * j))
-            };
-            self.words.extend(whole.iter().map(word));
-            if !rest.is_empty() {
-                self.words.push(word_of(rest.iter().map(|x| code(*x) as u8)));
-            }
+        let words = self.words.chunks_exact_mut(words_per_row(self.cols));
+        for (weights, words) in self.weights.chunks_exact(self.cols).zip(words) {
+            code_row(weights, words, code);
         }
     }
 }
@@ -232,6 +294,39 @@ fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f
     (repeats >= CONVINCING && repeats >= firsts).then_some(values)
 }
 
+/// Whether a matrix with this first row, and with this sample of all its weights (every [`sample_step`]-th), is surely neither
+/// what [`already_ternary`] nor what [`nearly_ternary`] recognizes: a master, which need not be held whole to be quantized.
+pub fn is_surely_master(first_row: &[f32], sample: &[f32]) -> bool {
+    let smallest = GROUP_SIZES.into_iter().fold(first_row.len(), usize::min);
+    let mut magnitudes = first_row[..smallest].iter().map(|x| x.abs()).filter(|x| *x != 0.0);
+    let first = magnitudes.next();
+    // Every matrix, row or group that could share a scale has these weights in it.
+    let has_two_magnitudes = magnitudes.any(|x| Some(x) != first);
+    has_two_magnitudes && is_blurred_beyond_trits(first_row, sample)
+}
+
+/// The distance between the weights of a sample of `len` weights.
+pub fn sample_step(len: usize) -> usize {
+    len.div_ceil(SAMPLE)
+}
+
+/// A look at a row and at some of all weights, which is enough for nearly every matrix that [`nearly_ternary`] does not
+/// recognize. The largest of a sample with a non-zero trit in it is no smaller than three quarters of the largest of all.
+fn is_blurred_beyond_trits(first_row: &[f32], sample: &[f32]) -> bool {
+    let top = largest(sample);
+    let has_gap = sample.iter().all(|x| x.abs() <= top / 3.0 || x.abs() >= 0.75 * top);
+    !has_gap && !is_split(first_row, largest(first_row))
+}
+
+fn largest(w: &[f32]) -> f32 {
+    w.iter().fold(0f32, |max, x| max.max(x.abs()))
+}
+
+/// Whether no magnitude lies between a quarter and three quarters of the largest.
+fn is_split(w: &[f32], max: f32) -> bool {
+    w.iter().all(|x| x.abs() <= 0.25 * max || x.abs() >= 0.75 * max)
+}
+
 /// Recognizes trits that a block format of floats has blurred, as [`already_ternary`] recognizes exact ones.
 ///
 /// Storing `scale * trit` in 4 or 6 bits a value moves each magnitude by up to an eighth, and not all in one way. What is
@@ -240,20 +335,11 @@ fn common_magnitudes<'a>(parts: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f
 /// is the scale. `None` otherwise, for a matrix of zeros, and where [`already_ternary`] would give `None` for its shape.
 pub fn nearly_ternary(w: &[f32], rows: usize, cols: usize) -> Option<TernaryMatrix> {
     check_shape(rows, cols).ok()?;
-    let largest = |w: &[f32]| w.iter().fold(0f32, |max, x| max.max(x.abs()));
-    let is_split = |w: &[f32], max: f32| w.iter().all(|x| x.abs() <= 0.25 * max || x.abs() >= 0.75 * max);
     if w.len() != rows * cols {
         return None;
     }
-    // A look at a row and at some of all weights is enough for nearly every matrix that is something else. The largest of a
-    // sample with a non-zero trit in it is no smaller than three quarters of the largest of all.
-    let sample: Vec<f32> = w.iter().step_by(w.len().div_ceil(SAMPLE)).copied().collect();
-    let top = largest(&sample);
-    let has_gap = sample.iter().all(|x| x.abs() <= top / 3.0 || x.abs() >= 0.75 * top);
-    if !has_gap && !is_split(&w[..cols], largest(&w[..cols])) {
-        return None;
-    }
-    if w.iter().any(|x| !x.is_finite()) {
+    let sample: Vec<f32> = w.iter().step_by(sample_step(w.len())).copied().collect();
+    if is_blurred_beyond_trits(&w[..cols], &sample) || w.iter().any(|x| !x.is_finite()) {
         return None;
     }
     let max = largest(w);
@@ -313,6 +399,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_read_twice_give_the_same_matrix() {
+        for (rows, cols) in [(1, 1), (3, 17), (40, 64), (29, 2560), (2, 50_000)] {
+            let w: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919) % 2003) as f32 / 1000.0 - 1.0).collect();
+            let read = |range: Range<usize>, out: &mut [f32]| {
+                out.copy_from_slice(&w[range.start * cols..range.end * cols]);
+                Ok::<(), TernaryError>(())
+            };
+            assert_eq!(absmean_rows(rows, cols, read).unwrap(), absmean(&w, rows, cols, Granularity::Tensor).unwrap());
+            let mut bad = w.clone();
+            bad[rows * cols - 1] = f32::NAN;
+            let read = |range: Range<usize>, out: &mut [f32]| {
+                out.copy_from_slice(&bad[range.start * cols..range.end * cols]);
+                Ok::<(), TernaryError>(())
+            };
+            let error = absmean_rows(rows, cols, read).unwrap_err();
+            let TernaryError::NotFinite { index, row, col, value } = error else { panic!("{error}") };
+            assert_eq!((index, row, col), (rows * cols - 1, rows - 1, cols - 1));
+            assert!(value.is_nan());
+        }
+    }
+
+    #[test]
     fn blurred_trits_are_recognized_and_masters_are_not() {
         let trits: Vec<i8> = (0..40 * 64).map(|i| ((i * i + i / 3) % 3) as i8 - 1).collect();
         let blurred = |i: usize, t: i8| f32::from(t) * [0.5, 0.4375, 0.496, 0.48][i % 4] + [0.0, 0.002][i % 2];
@@ -329,6 +437,11 @@ mod tests {
 
         let master: Vec<f32> = (0..2560).map(|i| ((i * 7919) % 2003) as f32 / 1000.0 - 1.0).collect();
         assert!(nearly_ternary(&master, 40, 64).is_none());
+        assert!(is_surely_master(&master[..64], &master));
+        let exact: Vec<f32> = trits.iter().map(|t| 0.3 * f32::from(*t)).collect();
+        for other in [&w, &by_row, &exact] {
+            assert!(!is_surely_master(&other[..64], other));
+        }
         assert!(nearly_ternary(&[0.0; 64], 1, 64).is_none());
         assert!(nearly_ternary(&[f32::NAN; 64], 1, 64).is_none());
         assert!(nearly_ternary(&[1.0; 64], 1, 65).is_none());

@@ -157,6 +157,8 @@ enum Arch {
     Llama,
     /// Norms of Q and K
     Qwen3,
+    /// Norms of Q and K and on both sides of attention and MLP, GELU
+    Gemma3,
 }
 
 impl From<Arch> for Architecture {
@@ -167,6 +169,7 @@ impl From<Arch> for Architecture {
             Arch::Bitnet => Self::Bitnet,
             Arch::Llama => Self::Llama,
             Arch::Qwen3 => Self::Qwen3,
+            Arch::Gemma3 => Self::Gemma3,
         }
     }
 }
@@ -183,6 +186,9 @@ impl Convert {
         source.notes().iter().for_each(|text| note(format_args!("note: {text}")));
         let name = self.name.clone().unwrap_or_else(|| self.source.model_name(&source));
         let conversion = conversion(&source, &name, self.target(&source))?;
+        if conversion.model.embedding.as_ref().is_some_and(|embedding| embedding.is_guess) {
+            note(format_args!("warning: nothing says how the model pools: written down as the last token's state"));
+        }
         let bar = Bar::new();
         let report = conversion.run(&self.out, self.overwrite, &|progress| bar.show(progress))?;
         drop(bar);

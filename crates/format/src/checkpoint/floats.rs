@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use bitnet_ternary::zeroed;
+use half::f16;
 use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
 use super::Checkpoint;
 use crate::blob::Blob;
@@ -75,8 +75,20 @@ impl Checkpoint {
         Ok(FloatReader { blob: self.files[info.file].clone(), info: info.clone() })
     }
 
+    /// Every `step`-th of a tensor's numbers as the file has them; `None` for a type of blocks.
+    pub(super) fn sample(&self, info: &TensorInfo, step: usize) -> Option<Vec<f32>> {
+        let plain = [StorageType::F32, StorageType::F16, StorageType::BF16, StorageType::F64];
+        let bytes = self.stored_bytes(info);
+        let size = bytes.len().checked_div(info.elements()).filter(|_| plain.contains(&info.dtype))?;
+        let mut values = vec![0.0; info.elements().div_ceil(step)];
+        for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size).step_by(step)) {
+            dequantize(info.dtype, bytes, std::slice::from_mut(value)).ok()?;
+        }
+        Some(values)
+    }
+
     /// Rows of a plain or block type, which `out` is sized for.
-    fn plain_rows(&self, info: &TensorInfo, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+    pub(super) fn plain_rows(&self, info: &TensorInfo, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
         read_rows(self.path_of(info), info, self.stored_bytes(info), rows, out)
     }
 }
@@ -174,8 +186,13 @@ pub(crate) fn dequantize(dtype: StorageType, bytes: &[u8], out: &mut [f32]) -> R
                 *y = f64::from_le_bytes(*x) as f32;
             }
         }
-        StorageType::F16 => halves(bytes, out, f16::from_le_bytes, |x, y| x.convert_to_f32_slice(y)),
-        StorageType::BF16 => halves(bytes, out, bf16::from_le_bytes, |x, y| x.convert_to_f32_slice(y)),
+        StorageType::F16 => halves(bytes, out),
+        // The upper half of an f32.
+        StorageType::BF16 => {
+            for (y, x) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *y = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
+            }
+        }
         other => match other.block_format() {
             Some(block) => block.dequantize_row(bytes, out).map_err(|e| e.to_string())?,
             None => return Err(format!("is stored as {other}, where floats are needed")),
@@ -185,19 +202,14 @@ pub(crate) fn dequantize(dtype: StorageType, bytes: &[u8], out: &mut [f32]) -> R
 }
 
 /// Converts through a small aligned buffer: file bytes may lie at odd addresses, and whole slices convert fastest.
-fn halves<T: Copy + Default>(
-    bytes: &[u8],
-    out: &mut [f32],
-    read: impl Fn([u8; 2]) -> T,
-    convert: impl Fn(&[T], &mut [f32]),
-) {
+fn halves(bytes: &[u8], out: &mut [f32]) {
     const CHUNK: usize = 256;
-    let mut buffer = [T::default(); CHUNK];
+    let mut buffer = [f16::ZERO; CHUNK];
     for (bytes, out) in bytes.chunks(2 * CHUNK).zip(out.chunks_mut(CHUNK)) {
         let buffer = &mut buffer[..out.len()];
         for (value, bytes) in buffer.iter_mut().zip(bytes.as_chunks().0) {
-            *value = read(*bytes);
+            *value = f16::from_le_bytes(*bytes);
         }
-        convert(buffer, out);
+        buffer.convert_to_f32_slice(out);
     }
 }

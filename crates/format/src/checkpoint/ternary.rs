@@ -9,6 +9,18 @@ use crate::{FormatError, ScaleDirection, StorageType, TensorInfo};
 /// Above this no real `I2_S` scale lies: a tail that says so is something else.
 const LARGEST_I2S_SCALE: f32 = 1e4;
 
+/// What can go wrong with a master.
+enum Trouble {
+    Read(FormatError),
+    Quantize(TernaryError),
+}
+
+impl From<TernaryError> for Trouble {
+    fn from(error: TernaryError) -> Self {
+        Self::Quantize(error)
+    }
+}
+
 impl Checkpoint {
     /// The weights of a linear (`model.layers.0.self_attn.q_proj`) as trits with a scale that multiplies, `[rows, cols]` =
     /// `[out_features, in_features]`, rows in Hugging Face order.
@@ -70,9 +82,19 @@ impl Checkpoint {
         rows: usize,
         cols: usize,
     ) -> Result<TernaryMatrix, FormatError> {
+        let name = format!("{linear}.weight_scale");
+        // Nearly all: no tensor of a large model is held whole as f32 then.
+        if self.info(&name).is_none() && !self.has_ternary_linears() && self.is_surely_master(info, cols) {
+            return quantize::absmean_rows(rows, cols, |range, out| {
+                self.plain_rows(info, range, out).map_err(Trouble::Read)
+            })
+            .map_err(|trouble| match trouble {
+                Trouble::Read(error) => error,
+                Trouble::Quantize(error) => self.bad_ternary(info, error),
+            });
+        }
         let floats = self.floats(&info.name)?;
         let ternary = quantize::already_ternary(&floats, rows, cols);
-        let name = format!("{linear}.weight_scale");
         match (ternary, self.scalar(&name)?) {
             (Some(matrix), None) => Ok(matrix),
             (Some(matrix), Some(stored)) => {
@@ -100,6 +122,14 @@ impl Checkpoint {
                 quantize::absmean(&floats, rows, cols, Granularity::Tensor).map_err(|e| self.bad_ternary(info, e))
             }
         }
+    }
+
+    /// Whether a look at some weights is enough to tell that a linear is a master.
+    fn is_surely_master(&self, info: &TensorInfo, cols: usize) -> bool {
+        let mut first_row = vec![0.0; cols];
+        let sample = self.sample(info, quantize::sample_step(info.elements()));
+        let read = self.plain_rows(info, 0..1, &mut first_row);
+        sample.is_some_and(|sample| read.is_ok() && quantize::is_surely_master(&first_row, &sample))
     }
 
     /// Whether some linear is packed, or the model as a whole was found to be ternary floats: then a linear of plain floats

@@ -11,6 +11,9 @@ use crate::gguf::{Array, Metadata, Value};
 /// The architecture with scaled embeddings and sliding windows.
 const GEMMA: &str = "gemma3";
 
+/// Epsilon of the norm before a single linear: this project's own key, for those that are not the other norms'.
+pub(crate) const LINEAR_NORM_EPS: &str = "linear_norm_rms_epsilon";
+
 /// What the configuration takes from the tensors rather than from the keys.
 pub(crate) struct TensorFacts {
     /// Rows of `token_embd.weight`.
@@ -179,7 +182,7 @@ pub(crate) fn from_gguf(file: &Path, metadata: &Metadata, facts: TensorFacts) ->
         bos_token_ids: keys.token_id("bos")?.into_iter().collect(),
         eos_token_ids,
         weight_scale: ScaleDirection::Multiply,
-        linear_norm_eps: rms_norm_eps,
+        linear_norm_eps: keys.f64(LINEAR_NORM_EPS)?.unwrap_or(rms_norm_eps),
         activation_bits: (!facts.weight_only).then_some(8),
     };
     checks::check(file, &config, &key_names(&keys))?;

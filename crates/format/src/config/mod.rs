@@ -5,7 +5,7 @@ mod gguf;
 mod huggingface;
 mod sliding;
 
-pub(crate) use gguf::{TensorFacts, architecture, from_gguf, has_interleaved_rope, token_id};
+pub(crate) use gguf::{LINEAR_NORM_EPS, TensorFacts, architecture, from_gguf, has_interleaved_rope, token_id};
 pub(crate) use huggingface::{from_hugging_face, has_head};
 
 /// The model's hyperparameters.
@@ -68,7 +68,8 @@ pub struct ModelConfig {
     /// the default) divides. A GGUF scale multiplies.
     pub weight_scale: ScaleDirection,
     /// Epsilon of the norm before a single linear, where there is one. `quantization_config.rms_norm_eps` (default 1e-6)
-    /// of a quantized Hugging Face model, else `rms_norm_eps`.
+    /// of a quantized Hugging Face model, else `rms_norm_eps`; `A.linear_norm_rms_epsilon`, without the key that of the other
+    /// norms.
     pub linear_norm_eps: f64,
     /// Bits of a quantized activation: `Some(8)` for BitNet, `None` where the weights alone are ternary.
     ///

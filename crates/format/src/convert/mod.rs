@@ -21,8 +21,10 @@ mod ahead;
 mod repair;
 mod verify;
 
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::thread;
 
 use bitnet_ternary::quantize::already_ternary;
 
@@ -120,7 +122,11 @@ impl Conversion<'_> {
         }
         let fingerprints: Vec<_> = model.tensors.iter().map(|_| OnceLock::new()).collect();
         let draft = self.draft(&model, &fingerprints, path, overwrite, progress)?;
-        let report = verify(self.source, &model, &fingerprints, &self.target, draft.path(), path, progress)?;
+        let report = thread::scope(|scope| {
+            let synced = scope.spawn(|| draft.sync());
+            let report = verify(self.source, &model, &fingerprints, &self.target, draft.path(), path, progress)?;
+            synced.join().unwrap_or_else(|panic| resume_unwind(panic)).map(|()| report)
+        })?;
         draft.publish()?;
         Ok(report)
     }

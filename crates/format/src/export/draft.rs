@@ -37,6 +37,20 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Brings it to disk, which may as well be done while it is looked at. Files of a folder are there already.
+    ///
+    /// # Errors
+    ///
+    /// When the system fails to.
+    pub fn sync(&self) -> Result<(), FormatError> {
+        match &self.0 {
+            Kind::File(target, file) => {
+                file.as_file().sync_all().map_err(|error| FormatError::io(target.path(), error))
+            }
+            Kind::Folder(..) => Ok(()),
+        }
+    }
+
     /// Brings it to disk and gives it its name.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::{FormatError, ModelConfig};
+use crate::{FormatError, ModelConfig, TextEmbedding};
 
 /// Compares what a reader understood with what was meant. Reals are compared as f32, which is what a model computes
 /// with and what GGUF keeps. Left out are the fields that are a container's own: `architecture`, `weight_scale`,
@@ -58,6 +58,20 @@ pub(super) fn check(
         Some((field, meant, read)) => Err(differs(file, field, &meant, &read)),
         None => Ok(()),
     }
+}
+
+/// Compares how vectors of texts will be made with what was meant. A guess becomes a statement.
+///
+/// # Errors
+///
+/// When they would be made otherwise.
+pub(super) fn check_embedding(
+    file: &Path,
+    meant: Option<&TextEmbedding>,
+    read: Option<TextEmbedding>,
+) -> Result<(), FormatError> {
+    let meant = meant.map(|embedding| TextEmbedding { is_guess: false, ..embedding.clone() });
+    if meant == read { Ok(()) } else { Err(differs(file, "embedding", &meant, &read)) }
 }
 
 fn differs(file: &Path, field: &str, meant: &dyn std::fmt::Debug, read: &dyn std::fmt::Debug) -> FormatError {

@@ -65,7 +65,11 @@ impl<'a> Staging<'a> {
     /// When writing fails; the error names the place in the target.
     pub(crate) fn write(&self, name: &str, data: &[u8]) -> Result<(), FormatError> {
         let write = || -> io::Result<()> {
-            let mut file = File::create_new(self.path(name))?;
+            let path = self.path(name);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let mut file = File::create_new(path)?;
             file.write_all(data)?;
             file.sync_all()
         };
@@ -105,14 +109,31 @@ fn refuse_foreign(target: &Path, files: &[&str]) -> Result<(), FormatError> {
     if !info.is_dir() {
         return Err(wrap(io::Error::from(io::ErrorKind::NotADirectory)));
     }
-    for entry in fs::read_dir(target).map_err(wrap)? {
-        let name = entry.map_err(wrap)?.file_name();
-        if !files.iter().any(|file| *file == name) {
+    match foreign(target, Path::new(""), files).map_err(wrap)? {
+        Some(name) => {
             let what = format!("replacing a folder that holds {}, which no exported model does", name.display());
-            return Err(FormatError::unsupported(target, what));
+            Err(FormatError::unsupported(target, what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Something in the folder `inner` of `target` that is none of `files`.
+fn foreign(target: &Path, inner: &Path, files: &[&str]) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(target.join(inner))? {
+        let entry = entry?;
+        let name = inner.join(entry.file_name());
+        if files.iter().any(|file| Path::new(file) == name) {
+            continue;
+        }
+        let leads_to_files = files.iter().any(|file| Path::new(file).starts_with(&name));
+        let found =
+            if leads_to_files && entry.file_type()?.is_dir() { foreign(target, &name, files)? } else { Some(name) };
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -143,6 +164,16 @@ mod tests {
         staging.finish().unwrap();
         assert!(!target.join("a").exists() && target.join("b").exists());
         assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+
+        let nested = ["b", "c/d"];
+        let staging = Staging::begin(&target, true, &nested).unwrap();
+        staging.write("c/d", b"3").unwrap();
+        staging.finish().unwrap();
+        assert!(!target.join("b").exists() && target.join("c/d").exists());
+        fs::write(target.join("c/e"), b"mine").unwrap();
+        let error = Staging::begin(&target, true, &nested).map(drop).unwrap_err().to_string();
+        assert!(error.contains("c/e"), "{error}");
+        fs::remove_dir_all(target.join("c")).unwrap();
 
         fs::write(target.join("diary"), b"dear").unwrap();
         let error = Staging::begin(&target, true, &files).map(drop).unwrap_err().to_string();

@@ -9,7 +9,7 @@ use super::plan::{Plan, is_linear};
 use super::{Draft, Model, Tensor, TensorData, TensorKind, floats, gguf_keys};
 use crate::config::has_interleaved_rope;
 use crate::gguf::Writer;
-use crate::names::{ROPE_FREQS, hf_to_gguf};
+use crate::names::{ROPE_FREQS, hf_to_gguf, hf_to_two_sided_gguf};
 use crate::{Activation, FormatError, StorageType};
 
 /// `general.architecture`: which programs can load the file, and what they make of it.
@@ -26,6 +26,8 @@ pub enum Architecture {
     Llama,
     /// `qwen3`, of programs that run embedding models: norms of Q and K.
     Qwen3,
+    /// `gemma3`, of the same: norms of Q and K and on both sides of attention and MLP, GELU, layers with sliding windows.
+    Gemma3,
 }
 
 impl Architecture {
@@ -36,12 +38,14 @@ impl Architecture {
             Self::Bitnet => "bitnet",
             Self::Llama => "llama",
             Self::Qwen3 => "qwen3",
+            Self::Gemma3 => "gemma3",
         }
     }
 
     /// The architecture under which other programs load such a model; see [`GgufOptions::architecture`].
     fn of(plan: Plan, activation: Activation) -> Self {
         match plan {
+            Plan { two_sided: true, .. } => Self::Gemma3,
             Plan { sub_norms: true, .. } if activation == Activation::Silu => Self::Bitnet,
             Plan { sub_norms: true, .. } => Self::BitnetB158,
             Plan { qk_norms: true, .. } => Self::Qwen3,
@@ -60,7 +64,13 @@ impl Architecture {
                 format!("the architecture llama with {:?}: programs run its models with SiLU", model.config.activation);
             return Err(FormatError::unsupported(file, what));
         }
-        let extra = ["_sub_norm.weight", ".q_norm.weight", ".k_norm.weight", "_proj.norm.weight"];
+        let extra = [
+            "_sub_norm.weight",
+            ".q_norm.weight",
+            ".k_norm.weight",
+            "_proj.norm.weight",
+            "_feedforward_layernorm.weight",
+        ];
         match model.tensors.iter().find(|t| extra.iter().any(|ending| t.name.ends_with(ending))) {
             Some(norm) => Err(FormatError::tensor(file, &norm.name, "is a norm that the architecture llama lacks")),
             None => Ok(()),
@@ -77,8 +87,9 @@ pub struct GgufOptions {
     /// without float linears also `Q8_0` or `Q6_K`. Norms are `F32` always: the programs that read them need it.
     pub floats: StorageType,
     /// Default: the one under which other programs load such a model: with sub-norms `bitnet-b1.58`, or `bitnet` where the
-    /// activation is SiLU, `qwen3` with norms of Q and K, `llama` with no norms but each layer's two and with SiLU. Anything else is `bitnet-b1.58`, so that
-    /// they refuse it rather than run it wrongly.
+    /// activation is SiLU, `gemma3` with norms after attention and MLP, `qwen3` with norms of Q and K, `llama` with no norms
+    /// but each layer's two and with SiLU. Anything else is `bitnet-b1.58`, so that they refuse it rather than run it
+    /// wrongly.
     pub architecture: Option<Architecture>,
 }
 
@@ -91,8 +102,8 @@ impl Default for GgufOptions {
 /// Writes a model to `path`, asking `data` for its tensors in the declared order.
 ///
 /// The file has all that readers want: hyperparameters, `general.file_type`, `hidden_activation` where the architecture
-/// does not give it away, the vocabulary with token types, merges and pre-tokenizer, the tokens that begin and end a text,
-/// and the chat template. It takes its name when it is complete; before that, and after a failure, nothing is there.
+/// does not give it away, how an embedding model pools, the vocabulary with token types, merges and pre-tokenizer, the
+/// tokens that begin and end a text, and the chat template. It takes its name when it is complete; before that, and after a failure, nothing is there.
 ///
 /// # Errors
 ///
@@ -133,8 +144,9 @@ pub fn draft_gguf<'a, E: From<FormatError>>(
         writer.tensor(ROPE_FREQS, StorageType::F32, &[factors.len()])?;
     }
     let mut names = Vec::with_capacity(model.tensors.len());
+    let name_of = if plan.two_sided { hf_to_two_sided_gguf } else { hf_to_gguf };
     for tensor in &model.tensors {
-        let name = hf_to_gguf(&tensor.name)
+        let name = name_of(&tensor.name)
             .ok_or_else(|| FormatError::tensor(path, &tensor.name, "has no name in GGUF files"))?;
         writer.tensor(&name, file.storage(tensor)?, &tensor.shape)?;
         names.push(name);

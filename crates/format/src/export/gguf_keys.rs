@@ -7,9 +7,12 @@ use bitnet_ternary::Packing;
 
 use super::plan::{EMBEDDING, Plan, is_linear};
 use super::{GgufOptions, Model, TensorKind, fidelity, vocabulary};
-use crate::config::{TensorFacts, from_gguf};
-use crate::gguf::{Metadata, Value};
-use crate::{Activation, FormatError, GgufTokenizer, ModelConfig, RopeScaling, StorageType};
+use crate::config::{LINEAR_NORM_EPS, TensorFacts, from_gguf};
+use crate::embedding;
+use crate::gguf::{Array, Metadata, Value};
+use crate::{
+    Activation, FormatError, GgufTokenizer, ModelConfig, RopeScaling, SlidingWindow, StorageType, TextEmbedding,
+};
 
 /// What a file says before its tensors.
 pub(super) struct Keys {
@@ -55,13 +58,26 @@ pub(super) fn keys(
         put.own(key, size)?;
     }
     put.own("attention.layer_norm_rms_epsilon", config.rms_norm_eps as f32)?;
+    if plan.linear_norms && config.linear_norm_eps as f32 != config.rms_norm_eps as f32 {
+        put.own(LINEAR_NORM_EPS, config.linear_norm_eps as f32)?;
+    }
     put.own("rope.freq_base", config.rope_theta as f32)?;
     if let RopeScaling::Linear { factor } = config.rope_scaling {
         put.own("rope.scaling.type", "linear")?;
         put.own("rope.scaling.factor", factor as f32)?;
     }
+    if let Some(window) = &config.sliding_window {
+        put.sliding_window(window)?;
+    }
+    // What programs take it for without the key.
+    if config.attention_scale as f32 != (1.0 / (config.head_dim as f64).sqrt()) as f32 {
+        put.own("attention.scale", config.attention_scale as f32)?;
+    }
     if let Some(name) = activation(config.activation, architecture) {
         put.own("hidden_activation", name)?;
+    }
+    if let Some(embedding) = &model.embedding {
+        put.embedding(embedding)?;
     }
     let ids = [
         ("bos", config.bos_token_ids.first()),
@@ -73,7 +89,9 @@ pub(super) fn keys(
             put.add(&format!("tokenizer.ggml.{name}_token_id"), *id)?;
         }
     }
-    if let Some(tokenizer) = vocabulary::of(file, &model.tokenizer, config)? {
+    let end = model.embedding.as_ref().and_then(|embedding| embedding.end);
+    if let Some(mut tokenizer) = vocabulary::of(file, &model.tokenizer, config, end)? {
+        tokenizer.add_eos = end.map(|_| true).or(tokenizer.add_eos);
         put.tokenizer(tokenizer)?;
     }
     let metadata = put.metadata;
@@ -92,7 +110,14 @@ pub(super) fn keys(
         (None, RopeScaling::Linear { factor }) => RopeScaling::Linear { factor: f64::from(*factor as f32) },
         (None, other) => other.clone(),
     };
-    fidelity::check(file, &ModelConfig { rope_scaling, ..config.clone() }, &read, plan.linear_norms)?;
+    let in_f32 = |theta: f64| f64::from(theta as f32);
+    let sliding_window = config
+        .sliding_window
+        .as_ref()
+        .map(|window| SlidingWindow { rope_theta: in_f32(window.rope_theta), ..window.clone() });
+    let meant = ModelConfig { rope_scaling, sliding_window, ..config.clone() };
+    fidelity::check(file, &meant, &read, plan.linear_norms)?;
+    fidelity::check_embedding(file, model.embedding.as_ref(), embedding::of_gguf(file, &metadata, &read)?)?;
     Ok(Keys { metadata, rope_factors })
 }
 
@@ -136,6 +161,29 @@ impl Put<'_> {
 
     fn own(&mut self, key: &str, value: impl Into<Value>) -> Result<(), FormatError> {
         self.add(&format!("{}.{key}", self.architecture), value)
+    }
+
+    fn sliding_window(&mut self, window: &SlidingWindow) -> Result<(), FormatError> {
+        let size = u32::try_from(window.size);
+        let too_large = |_| FormatError::config(self.file, "sliding_window", format!("is {}, too large", window.size));
+        self.own("attention.sliding_window", size.map_err(too_large)?)?;
+        self.own("attention.sliding_window_pattern", Array::Bool(window.layers.clone()))?;
+        self.own("rope.freq_base_swa", window.rope_theta as f32)
+    }
+
+    fn embedding(&mut self, embedding: &TextEmbedding) -> Result<(), FormatError> {
+        self.own(embedding::POOLING, embedding.pooling.gguf_type())?;
+        // llama.cpp's are one long, too.
+        if !embedding.normalize {
+            self.add(embedding::NORMALIZE, false)?;
+        }
+        for (name, text) in &embedding.prompts {
+            self.add(&format!("{}{name}", embedding::PROMPT_PREFIX), text.as_str())?;
+        }
+        match &embedding.default_prompt {
+            Some(name) => self.add(embedding::DEFAULT_PROMPT, name.as_str()),
+            None => Ok(()),
+        }
     }
 
     fn tokenizer(&mut self, tokenizer: GgufTokenizer) -> Result<(), FormatError> {
@@ -184,6 +232,7 @@ fn activation(activation: Activation, architecture: &str) -> Option<&'static str
         Activation::Silu if matches!(architecture, "bitnet" | "llama" | "qwen3") => None,
         Activation::Silu => Some("silu"),
         Activation::Relu2 => Some("relu2"),
+        Activation::GeluTanh if architecture == "gemma3" => None,
         Activation::GeluTanh => Some("gelu_pytorch_tanh"),
     }
 }

@@ -7,20 +7,25 @@ use serde_json::Value as Json;
 
 use super::encode::{self, Payload};
 use super::folder::Staging;
-use super::plan::{Plan, is_linear};
-use super::{Draft, Model, Tensor, TensorData, TensorKind, floats, hugging_face_config as config};
-use crate::{FormatError, SafetensorsTensorWriter, SafetensorsWriter, StorageType, TokenizerSource};
+use super::plan::{Plan, is_linear, is_own_norm};
+use super::{
+    Draft, Model, Tensor, TensorData, TensorKind, floats, hugging_face_config as config, sentence_transformers,
+};
+use crate::{FormatError, SafetensorsTensorWriter, SafetensorsWriter, StorageType, TokenizerSource, embedding};
 
 const WEIGHTS: &str = "model.safetensors";
 
 /// Every file that a folder can have.
-static FILES: [&str; 6] = [
+static FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
     WEIGHTS,
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    embedding::MODULES,
+    sentence_transformers::POOLING_CONFIG,
+    embedding::CONFIG,
 ];
 
 /// How a folder stores its linears.
@@ -61,9 +66,11 @@ impl HuggingFaceForm {
 
 /// Writes a model as a folder at `path`, asking `data` for its tensors in the declared order.
 ///
-/// The class is `BitNetForCausalLM` for a model with sub-norms, `Qwen3ForCausalLM` for one with norms of Q and K, and
-/// `LlamaForCausalLM` for one with neither. The folder takes its name when it is complete; before
-/// that, and after a failure, nothing is there.
+/// The class is `BitNetForCausalLM` for a model with sub-norms, `Gemma3ForCausalLM` for one with norms after attention and
+/// MLP, `Qwen3ForCausalLM` for another with norms of Q and K, and `LlamaForCausalLM` for one with none of these. That of an
+/// embedding model is the same without a head, and the folder has the files of sentence-transformers that say how it pools.
+/// What Gemma's class adds to the weights of its norms is taken off them, which F32 holds to the last bit from one half
+/// on. The folder takes its name when it is complete; before that, and after a failure, nothing is there.
 ///
 /// # Errors
 ///
@@ -102,8 +109,8 @@ pub fn draft_hugging_face<'a, E: From<FormatError>>(
         .into());
     }
     let plan = Plan::new(path, model)?;
-    let config_json = config::config(path, model, plan, options)?;
-    let weights = Weights { path, options: *options };
+    let config::Configuration { json: config_json, norm_offset } = config::config(path, model, plan, options)?;
+    let weights = Weights { path, options: *options, norm_offset };
     let mut writer = SafetensorsWriter::new();
     writer.metadata("format", "pt")?;
     for tensor in &model.tensors {
@@ -112,6 +119,11 @@ pub fn draft_hugging_face<'a, E: From<FormatError>>(
     let staging = Staging::begin(path, overwrite, &FILES)?;
     staging.write("config.json", &config::pretty(&config_json))?;
     write_tokenizer(&staging, path, model)?;
+    if let Some(embedding) = &model.embedding {
+        for (name, json) in sentence_transformers::files(path, embedding, &model.config)? {
+            staging.write(name, &config::pretty(&json))?;
+        }
+    }
     let placed = |error| staging.placed(error);
     let mut out = writer.create(staging.path(WEIGHTS), false).map_err(placed)?;
     for tensor in &model.tensors {
@@ -155,6 +167,8 @@ fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<
 struct Weights<'a> {
     path: &'a Path,
     options: HuggingFaceOptions,
+    /// What the class adds to the weights of its norms.
+    norm_offset: f32,
 }
 
 impl Weights<'_> {
@@ -188,10 +202,20 @@ impl Weights<'_> {
         Ok(())
     }
 
-    fn write(&self, tensor: &Tensor, data: TensorData, out: &mut SafetensorsTensorWriter) -> Result<(), FormatError> {
+    fn write(
+        &self,
+        tensor: &Tensor,
+        mut data: TensorData,
+        out: &mut SafetensorsTensorWriter,
+    ) -> Result<(), FormatError> {
         if tensor.kind == TensorKind::Ternary {
             let matrix = encode::matrix(self.path, tensor, data)?;
             return self.write_matrix(tensor, &matrix, out);
+        }
+        if let TensorData::Floats(weights) = &mut data
+            && is_own_norm(&tensor.name)
+        {
+            weights.iter_mut().for_each(|weight| *weight -= self.norm_offset);
         }
         let payload = Payload::plain(self.path, tensor, data, self.options.dtype)?;
         let name = stored_name(&tensor.name);
@@ -222,7 +246,9 @@ impl Weights<'_> {
             self.check_exact(tensor, *scale, *scale)?;
         }
         let values = matrix.to_f32();
-        if quantize::already_ternary(&values, matrix.rows(), matrix.cols()).as_ref() != Some(matrix) {
+        // Perhaps with scales of whole rows, where those of groups are the same.
+        let read = quantize::already_ternary(&values, matrix.rows(), matrix.cols());
+        if read.is_none_or(|read| read.words() != matrix.words()) {
             let reason = "could not be told from a master by its floats: pack it";
             return Err(FormatError::tensor(self.path, &tensor.name, reason));
         }

@@ -9,6 +9,13 @@ use super::{HuggingFaceForm, HuggingFaceOptions, Model, fidelity};
 use crate::config::from_hugging_face;
 use crate::{Activation, FormatError, ModelConfig, RopeScaling, StorageType};
 
+/// `config.json`, and what follows from it for the tensors.
+pub(super) struct Configuration {
+    pub(super) json: Json,
+    /// What the class adds to the weights of its norms.
+    pub(super) norm_offset: f32,
+}
+
 /// `config.json`, which our reader understands as the model's configuration.
 ///
 /// # Errors
@@ -19,9 +26,9 @@ pub(super) fn config(
     model: &Model,
     plan: Plan,
     options: &HuggingFaceOptions,
-) -> Result<Json, FormatError> {
+) -> Result<Configuration, FormatError> {
     let config = &model.config;
-    let (class, model_type) = class(file, config, plan)?;
+    let (class, model_type) = class(file, model, plan)?;
     if config.rope_dim != config.head_dim {
         let what =
             format!("rotating {} of the {} values of a head ({class} rotates all)", config.rope_dim, config.head_dim);
@@ -36,7 +43,7 @@ pub(super) fn config(
         }
     };
     let mut json = json!({
-        "architectures": [class],
+        "architectures": [class.as_str()],
         "attention_bias": false,
         "bos_token_id": bos,
         "dtype": match options.dtype {
@@ -67,29 +74,67 @@ pub(super) fn config(
     if let Some(quantization) = quantization_config(file, config, plan, options.form)? {
         json["quantization_config"] = quantization;
     }
+    if plan.two_sided {
+        add_gemma(file, config, &mut json)?;
+    }
     let read = from_hugging_face(file, &json, None)?;
-    fidelity::check(file, config, &read, plan.linear_norms)?;
-    Ok(json)
+    // The model's norms have no offset; what the class adds is taken off their weights.
+    let meant = ModelConfig { norm_offset: read.norm_offset, ..config.clone() };
+    fidelity::check(file, &meant, &read, plan.linear_norms)?;
+    Ok(Configuration { json, norm_offset: read.norm_offset as f32 })
+}
+
+/// What Gemma 3's class wants to know besides, and its own name for the activation.
+fn add_gemma(file: &Path, config: &ModelConfig, json: &mut Json) -> Result<(), FormatError> {
+    const FULL: &str = "full_attention";
+    const SLIDING: &str = "sliding_attention";
+    let window = config.sliding_window.as_ref();
+    let is_sliding = |layer: usize| window.is_some_and(|window| window.layers[layer]);
+    let kinds: Vec<&str> = (0..config.num_layers).map(|i| if is_sliding(i) { SLIDING } else { FULL }).collect();
+    // The square of a root is seldom the number that it was taken of.
+    let width = config.attention_scale.powi(-2);
+    let whole = width.round();
+    let exact = (1.0 / whole.sqrt()) as f32 == config.attention_scale as f32;
+    json["query_pre_attn_scalar"] = if exact { json!(whole as u64) } else { json!(width) };
+    if let Some(activation) = json.as_object_mut().and_then(|json| json.remove("hidden_act")) {
+        json["hidden_activation"] = activation;
+    }
+    json["layer_types"] = json!(kinds);
+    json["sliding_window"] = json!(window.map(|window| window.size));
+    let mut ropes = json!({ FULL: rope_parameters(file, config)? });
+    if let Some(window) = window {
+        ropes[SLIDING] = json!({ "rope_theta": window.rope_theta, "rope_type": "default" });
+    }
+    json["rope_parameters"] = ropes;
+    Ok(())
 }
 
 /// The class that runs the model, with its `model_type`.
-fn class(file: &Path, config: &ModelConfig, plan: Plan) -> Result<(&'static str, &'static str), FormatError> {
-    match plan {
-        Plan { sub_norms: true, qk_norms: true, .. } => Err(FormatError::unsupported(
-            file,
-            "sub-norms together with norms of Q and K: transformers has no such class",
-        )),
+fn class(file: &Path, model: &Model, plan: Plan) -> Result<(String, &'static str), FormatError> {
+    let config = &model.config;
+    let (family, headless, model_type) = match plan {
+        Plan { sub_norms: true, qk_norms: true, .. } | Plan { sub_norms: true, two_sided: true, .. } => {
+            let what = "sub-norms together with norms of Q and K or after the MLP: transformers has no such class";
+            return Err(FormatError::unsupported(file, what));
+        }
         Plan { sub_norms: true, .. } if config.num_heads * config.head_dim != config.hidden_size => {
             let what = format!(
                 "sub-norms with {} heads of {} in a width of {}: transformers' BitNet has them as wide as the model",
                 config.num_heads, config.head_dim, config.hidden_size
             );
-            Err(FormatError::unsupported(file, what))
+            return Err(FormatError::unsupported(file, what));
         }
-        Plan { sub_norms: true, .. } => Ok(("BitNetForCausalLM", "bitnet")),
-        Plan { qk_norms: true, .. } => Ok(("Qwen3ForCausalLM", "qwen3")),
-        _ => Ok(("LlamaForCausalLM", "llama")),
-    }
+        Plan { two_sided: true, qk_norms: false, .. } => {
+            let what = "norms after attention and MLP without norms of Q and K: transformers has no such class";
+            return Err(FormatError::unsupported(file, what));
+        }
+        Plan { sub_norms: true, .. } => ("BitNet", "BitNetModel", "bitnet"),
+        Plan { two_sided: true, .. } => ("Gemma3", "Gemma3TextModel", "gemma3_text"),
+        Plan { qk_norms: true, .. } => ("Qwen3", "Qwen3Model", "qwen3"),
+        _ => ("Llama", "LlamaModel", "llama"),
+    };
+    let class = if model.embedding.is_some() { headless.to_string() } else { format!("{family}ForCausalLM") };
+    Ok((class, model_type))
 }
 
 /// What says that the linears are BitNet's. A model whose activations stay floats says nothing of the kind.

@@ -23,7 +23,8 @@ mod gguf;
 pub(crate) mod gguf_keys;
 mod hugging_face;
 mod hugging_face_config;
-mod plan;
+pub(crate) mod plan;
+mod sentence_transformers;
 mod source;
 mod vocabulary;
 mod vocabulary_pieces;
@@ -35,17 +36,20 @@ pub use draft::Draft;
 pub use gguf::{Architecture, GgufOptions, draft_gguf, write_gguf};
 pub use hugging_face::{HuggingFaceForm, HuggingFaceOptions, draft_hugging_face, write_hugging_face};
 
-use crate::{FloatReader, ModelConfig, StorageType, TokenizerSource};
+use crate::{FloatReader, ModelConfig, StorageType, TextEmbedding, TokenizerSource};
 
 /// A model to be written. Its tensors are those of one decoder, with nothing missing and nothing left over: what
-/// [`ModelConfig`] asks for, and optional parts (sub-norms, a head, norms of Q and K, a norm before each linear) in every
-/// layer or in none.
+/// [`ModelConfig`] asks for, and optional parts (sub-norms, a head, norms of Q and K, a norm before each linear, norms after
+/// attention and MLP) in every layer or in none.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Name of the model for those who look into the file.
     pub name: String,
     /// Hyperparameters. What is particular to the container it came from (`architecture`, `weight_scale`) is not taken over.
+    /// Weights of norms are those that a norm multiplies by, so [`norm_offset`](ModelConfig::norm_offset) is 0.
     pub config: ModelConfig,
+    /// How it makes one vector of a text; `None` for a language model.
+    pub embedding: Option<TextEmbedding>,
     /// The tokenizer's files, the chat template among them.
     pub tokenizer: TokenizerSource,
     /// The tensors in the order in which their data is asked for.

@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) qk_norms: bool,
     /// A norm before each linear.
     pub(super) linear_norms: bool,
+    /// Norms after attention and MLP too, as Gemma 3 has them.
+    pub(super) two_sided: bool,
     /// A head of its own.
     pub(super) head: bool,
     /// Linears that are trits, not floats.
@@ -28,11 +30,19 @@ pub(super) struct Plan {
 impl Plan {
     /// What the names of a model's tensors tell of it.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let mut plan = Self { sub_norms: false, qk_norms: false, linear_norms: false, head: false, ternary: false };
+        let mut plan = Self {
+            sub_norms: false,
+            qk_norms: false,
+            linear_norms: false,
+            two_sided: false,
+            head: false,
+            ternary: false,
+        };
         for name in names {
             plan.sub_norms |= name.ends_with("_sub_norm.weight");
             plan.qk_norms |= name.ends_with(".q_norm.weight") || name.ends_with(".k_norm.weight");
             plan.linear_norms |= name.ends_with("_proj.norm.weight");
+            plan.two_sided |= name.ends_with("_feedforward_layernorm.weight");
             plan.head |= name == HEAD;
         }
         plan
@@ -97,6 +107,10 @@ impl Plan {
             ("input_layernorm.weight".to_string(), vec![hidden]),
             ("post_attention_layernorm.weight".to_string(), vec![hidden]),
         ];
+        if self.two_sided {
+            parts.push(("pre_feedforward_layernorm.weight".to_string(), vec![hidden]));
+            parts.push(("post_feedforward_layernorm.weight".to_string(), vec![hidden]));
+        }
         for (linear, rows, cols) in linears {
             parts.push((format!("{linear}.weight"), vec![rows, cols]));
             if self.linear_norms {
@@ -135,6 +149,11 @@ fn check_kind(tensor: &Tensor) -> Result<(), String> {
         }
         TensorKind::Stored(_) => Ok(()),
     }
+}
+
+/// Whether a tensor is a norm of the model itself, not the one before a linear: those to whose weights Gemma's classes add 1.
+pub(crate) fn is_own_norm(name: &str) -> bool {
+    name.ends_with("norm.weight") && !name.ends_with("_proj.norm.weight")
 }
 
 /// Whether a tensor is the weight of a linear, which BitNet has ternary.

@@ -1,8 +1,8 @@
 //! An open checkpoint as a model to be written.
 
-use super::plan::{Plan, is_linear};
+use super::plan::{Plan, is_linear, is_own_norm};
 use super::{Model, Tensor, TensorData, TensorKind};
-use crate::{Checkpoint, FormatError, StorageType};
+use crate::{Checkpoint, FormatError, ModelConfig, StorageType};
 
 impl Model {
     /// What a checkpoint holds, ready to be written in another form: linears as trits, everything else as floats. Whoever
@@ -10,21 +10,23 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// When the checkpoint's tokenizer cannot be read.
+    /// When the checkpoint's tokenizer cannot be read, or it makes vectors of texts in a way that this project does not.
     pub fn of(checkpoint: &Checkpoint, name: impl Into<String>) -> Result<Self, FormatError> {
-        let config = checkpoint.config().clone();
+        let config = ModelConfig { norm_offset: 0.0, ..checkpoint.config().clone() };
         let mut plan = Plan::of(checkpoint.tensors().map(|info| info.name.as_str()));
         // Some files have a copy of the embedding for a head that they say is tied.
         plan.head &= config.tie_word_embeddings != Some(true);
         let kind = |name: &str| if is_linear(name) { TensorKind::Ternary } else { TensorKind::Floats };
         let tensors = plan.tensors(&config);
         let tensors = tensors.into_iter().map(|(name, shape)| Tensor { kind: kind(&name), name, shape }).collect();
-        Ok(Self { name: name.into(), config, tokenizer: checkpoint.tokenizer_files()?, tensors })
+        let (tokenizer, embedding) = (checkpoint.tokenizer_files()?, checkpoint.embedding()?);
+        Ok(Self { name: name.into(), config, embedding, tokenizer, tensors })
     }
 }
 
 impl Tensor {
-    /// This tensor's data from a checkpoint, as its kind says.
+    /// This tensor's data from a checkpoint, as its kind says. What the checkpoint's class adds to the weights of a norm is
+    /// added.
     ///
     /// # Errors
     ///
@@ -44,7 +46,14 @@ impl Tensor {
             (TensorKind::Floats, [_, _]) if is_plain(checkpoint, &self.name) => {
                 checkpoint.float_reader(&self.name).map(TensorData::Reader)
             }
-            _ => checkpoint.floats(&self.name).map(TensorData::Floats),
+            _ => {
+                let mut values = checkpoint.floats(&self.name)?;
+                let offset = checkpoint.config().norm_offset as f32;
+                if offset != 0.0 && is_own_norm(&self.name) {
+                    values.iter_mut().for_each(|weight| *weight += offset);
+                }
+                Ok(TensorData::Floats(values))
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{FormatError, GgufTokenizer, ModelConfig, TokenizerSource};
 /// it is cut, and one that stands for nothing.
 pub(super) const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+pub(super) const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
 /// How LLaMA 3 cuts text; GPT 2; Qwen 2.
@@ -64,7 +64,8 @@ pub(super) struct Bpe {
     pub(super) unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
-    byte_fallback: Option<bool>,
+    pub(super) byte_fallback: Option<bool>,
+    pub(super) fuse_unk: Option<bool>,
     pub(super) ignore_merges: Option<bool>,
 }
 
@@ -76,7 +77,8 @@ pub(super) enum Merge {
     Text(String),
 }
 
-/// The vocabulary of a model, or `None` if it has no tokenizer. `file` is the one that is written.
+/// The vocabulary of a model, or `None` if it has no tokenizer. `file` is the one that is written, `end` the token that an
+/// embedding model puts after each text.
 ///
 /// # Errors
 ///
@@ -86,6 +88,7 @@ pub(super) fn of(
     file: &Path,
     source: &TokenizerSource,
     config: &ModelConfig,
+    end: Option<u32>,
 ) -> Result<Option<GgufTokenizer>, FormatError> {
     let mut vocabulary = match source {
         TokenizerSource::Missing => return Ok(None),
@@ -97,7 +100,7 @@ pub(super) fn of(
                 FormatError::unsupported(path, format!("a tokenizer that GGUF has no word for: {reason}"))
             };
             let tokenizer_config = tokenizer_config.as_ref().unwrap_or(&Json::Null);
-            let mut vocabulary = convert(json, tokenizer_config, config).map_err(refuse)?;
+            let mut vocabulary = convert(json, tokenizer_config, config, end).map_err(refuse)?;
             vocabulary.chat_template.clone_from(chat_template);
             vocabulary
         }
@@ -131,16 +134,21 @@ fn fill_up(file: &Path, vocabulary: &mut GgufTokenizer, config: &ModelConfig) ->
     Ok(())
 }
 
-fn convert(json: TokenizerJson, tokenizer_config: &Json, config: &ModelConfig) -> Result<GgufTokenizer, String> {
+fn convert(
+    json: TokenizerJson,
+    tokenizer_config: &Json,
+    config: &ModelConfig,
+    end: Option<u32>,
+) -> Result<GgufTokenizer, String> {
     check_model(&json.model)?;
     let bos = config.bos_token_ids.first().copied();
-    let add_bos = adds_bos(&json.post_processor, bos)? || tokenizer_config["add_bos_token"] == true;
+    let add_bos = adds_bos(&json.post_processor, bos, end)? || tokenizer_config["add_bos_token"] == true;
     if add_bos && bos.is_none() {
         return Err("a BOS that the model's configuration does not name".to_string());
     }
     let pad = &tokenizer_config["pad_token"];
     let pad = pad.as_str().or_else(|| pad["content"].as_str());
-    let mut vocabulary = if json.model.byte_fallback == Some(true) { pieces::convert(json)? } else { bytes(json)? };
+    let mut vocabulary = if pieces::is_of_pieces(&json) { pieces::convert(json)? } else { bytes(json)? };
     let pad = pad.and_then(|pad| vocabulary.tokens.iter().position(|token| token == pad));
     vocabulary.pad = pad.and_then(|id| u32::try_from(id).ok());
     vocabulary.add_bos = Some(add_bos);
@@ -223,15 +231,16 @@ fn pre_tokenizer(pre: &Json, ignore_merges: bool) -> Result<&'static str, String
     })
 }
 
-/// Whether a BOS is put before a text; anything else around it cannot be said.
-fn adds_bos(post: &Json, bos: Option<u32>) -> Result<bool, String> {
+/// Whether a BOS is put before a text; anything else around it cannot be said, but for the token `end` after each text of an
+/// embedding model.
+fn adds_bos(post: &Json, bos: Option<u32>, end: Option<u32>) -> Result<bool, String> {
     match post["type"].as_str() {
         None if post.is_null() => Ok(false),
         // Changes offsets only.
         Some("ByteLevel") => Ok(false),
         Some("Sequence") => {
             let steps = post["processors"].as_array().map(Vec::as_slice).unwrap_or_default();
-            steps.iter().try_fold(false, |before, step| match (before, adds_bos(step, bos)?) {
+            steps.iter().try_fold(false, |before, step| match (before, adds_bos(step, bos, end)?) {
                 (true, true) => Err("a post-processor that puts BOS twice".to_string()),
                 (before, now) => Ok(before || now),
             })
@@ -242,14 +251,15 @@ fn adds_bos(post: &Json, bos: Option<u32>) -> Result<bool, String> {
                 let name = piece["SpecialToken"]["id"].as_str()?;
                 Some(&post["special_tokens"][name]["ids"])
             };
+            let is =
+                |piece: &Json, id: Option<u32>| id.is_some_and(|id| ids_of(piece) == Some(&serde_json::json!([id])));
+            let pieces = match pieces {
+                [before @ .., last] if is(last, end) => before,
+                all => all,
+            };
             match pieces {
                 [text] if text.get("Sequence").is_some() => Ok(false),
-                [first, text]
-                    if text.get("Sequence").is_some()
-                        && bos.is_some_and(|bos| ids_of(first) == Some(&serde_json::json!([bos]))) =>
-                {
-                    Ok(true)
-                }
+                [first, text] if text.get("Sequence").is_some() && is(first, bos) => Ok(true),
                 _ => Err("a post-processor that puts more around a text than the model's BOS".to_string()),
             }
         }
@@ -360,17 +370,23 @@ mod tests {
                 "special_tokens": { "<s>": { "ids": [1] }, "</s>": { "ids": [2] } } })
         };
         let begin = template(&[special("<s>"), text.clone()]);
-        assert!(adds_bos(&begin, Some(1)).unwrap());
-        assert!(adds_bos(&json!({ "type": "Sequence", "processors": [byte_level(true), begin] }), Some(1)).unwrap());
-        assert!(!adds_bos(&template(std::slice::from_ref(&text)), None).unwrap());
-        assert!(!adds_bos(&Json::Null, None).unwrap());
+        let adds = |post: &Json, bos| adds_bos(post, bos, None).unwrap();
+        assert!(adds(&begin, Some(1)));
+        assert!(adds(&json!({ "type": "Sequence", "processors": [byte_level(true), begin] }), Some(1)));
+        assert!(!adds(&template(std::slice::from_ref(&text)), None));
+        assert!(!adds(&Json::Null, None));
+        // What an embedding model ends its texts with need not be said.
+        let both = template(&[special("<s>"), text.clone(), special("</s>")]);
+        assert!(adds_bos(&both, Some(1), Some(2)).unwrap());
+        assert!(!adds_bos(&template(&[text.clone(), special("</s>")]), Some(1), Some(2)).unwrap());
+        assert!(adds_bos(&both, Some(1), Some(3)).is_err());
         for bad in [
             template(&[special("<s>"), text.clone(), special("</s>")]),
             template(&[special("</s>"), text]),
             json!({ "type": "Sequence", "processors": [begin, begin] }),
             json!({ "type": "BertProcessing" }),
         ] {
-            assert!(adds_bos(&bad, Some(1)).is_err(), "{bad}");
+            assert!(adds_bos(&bad, Some(1), None).is_err(), "{bad}");
         }
     }
 }

@@ -105,6 +105,37 @@ fn poolings() {
 }
 
 #[test]
+fn what_sentence_transformers_knows_of_an_embedding_model() {
+    let embedding = |more: &[(&str, Option<Value>)]| {
+        let keys = [&[("A.pooling_type", Some(3u32.into()))], more].concat();
+        open("gemma3", &keys, &[]).unwrap().embedding()
+    };
+    let plain = embedding(&[]).unwrap().unwrap();
+    assert_eq!((plain.normalize, plain.prompts, plain.default_prompt), (true, Vec::new(), None));
+    let full = embedding(&[
+        ("sentence_transformers.normalize", Some(false.into())),
+        ("sentence_transformers.prompts.query", Some("find: ".into())),
+        ("sentence_transformers.prompts.a.b", Some("".into())),
+        ("sentence_transformers.default_prompt_name", Some("query".into())),
+    ]);
+    let full = full.unwrap().unwrap();
+    assert_eq!((full.normalize, full.default_prompt.as_deref()), (false, Some("query")));
+    assert_eq!(full.prompts, [("query".into(), "find: ".into()), ("a.b".into(), "".into())]);
+    for key in ["normalize", "prompts.query", "default_prompt_name"].map(|key| format!("sentence_transformers.{key}")) {
+        assert_says(embedding(&[(&key, Some(3u32.into()))]), &["model.gguf", &key]);
+    }
+}
+
+#[test]
+fn norms_before_linears_may_have_an_epsilon_of_their_own() {
+    let eps = |more: &[(&str, Option<Value>)]| config("bitnet-b1.58", more).unwrap().linear_norm_eps;
+    assert_eq!(eps(&[]), f64::from(1e-5f32));
+    assert_eq!(eps(&[("A.linear_norm_rms_epsilon", Some(1e-3f32.into()))]), f64::from(1e-3f32));
+    let zero = [("A.linear_norm_rms_epsilon", Some(0f32.into()))];
+    assert_says(config("bitnet-b1.58", &zero), &["epsilon", "between 0 and 1"]);
+}
+
+#[test]
 fn a_user_may_know_the_activation_better() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");

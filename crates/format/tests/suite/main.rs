@@ -7,6 +7,7 @@ mod common;
 mod config_gguf;
 mod config_hugging_face;
 mod convert;
+mod convert_families;
 mod export;
 mod export_safetensors;
 mod families;

@@ -58,22 +58,37 @@ pub(super) fn read_f32(bytes: &[u8]) -> f32 {
 
 /// The matrix cut into blocks of `block` columns (a multiple of 16 that divides the row, or the whole row), with the
 /// scale to store for each: 0 for a block of zeros.
+///
+/// # Errors
+/// When non-zero trits of a block have several scales.
 pub(super) fn blocks<'a>(
     packing: Packing,
     matrix: &'a TernaryMatrix,
     block: usize,
     holds: &'static str,
 ) -> Result<impl Iterator<Item = (&'a [u32], f32)>, TernaryError> {
-    if !matrix.scale().is_constant_in_blocks(block, matrix.cols()) {
-        let granularity = matrix.scale().granularity();
-        return Err(TernaryError::ScaleNotHeld { packing, granularity, holds });
-    }
-    let per_row = matrix.cols() / block;
-    Ok(matrix.words().chunks_exact(block / CODES_PER_WORD).enumerate().map(move |(index, words)| {
+    let (scale, cols) = (matrix.scale(), matrix.cols());
+    let not_held = || TernaryError::ScaleNotHeld { packing, granularity: scale.granularity(), holds };
+    // Columns that surely have one scale: the block, or groups in it, which may still agree.
+    let step = match scale {
+        _ if scale.is_constant_in_blocks(block, cols) => block,
+        Scale::Group { size, .. } if size.is_multiple_of(CODES_PER_WORD) && block.is_multiple_of(*size) => *size,
+        _ => return Err(not_held()),
+    };
+    let per_row = cols / block;
+    let common = move |(index, words): (usize, &'a [u32])| {
         let (row, col) = (index / per_row, index % per_row * block);
-        let scale = if all_zero(words) { 0.0 } else { matrix.scale().at(row, col, matrix.cols()) };
-        (words, scale)
-    }))
+        let mut found = None;
+        for (part, words) in words.chunks(step / CODES_PER_WORD).enumerate() {
+            let value = scale.at(row, col + part * step, cols);
+            if !all_zero(words) && *found.get_or_insert(value) != value {
+                return None;
+            }
+        }
+        Some((words, found.unwrap_or(0.0)))
+    };
+    let blocks = matrix.words().chunks_exact(block / CODES_PER_WORD).enumerate().map(common);
+    Ok(blocks.collect::<Option<Vec<_>>>().ok_or_else(not_held)?.into_iter())
 }
 
 /// The nearest f16, unless that is infinite, or zero though the scale is not.

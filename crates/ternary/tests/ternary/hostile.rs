@@ -1,6 +1,6 @@
 //! Input that is wrong, one test an attack: an error that names what is wrong, never a panic.
 
-use crate::common::{PACKINGS, pattern_matrix};
+use crate::common::{PACKINGS, pattern, pattern_matrix};
 use bitnet_ternary::{MAX_COLS, Packing, Scale, TernaryError, TernaryMatrix};
 use proptest::prelude::*;
 
@@ -154,7 +154,8 @@ fn scales_that_are_none() {
 fn scales_finer_than_the_packing() {
     let matrix = pattern_matrix(4, 256, 1.0);
     let rows = matrix.clone().with_scale(Scale::Row(vec![0.5, 1.0, 2.0, 4.0])).unwrap();
-    let groups = matrix.with_scale(Scale::Group { size: 32, values: vec![0.5; 32] }).unwrap();
+    let values = (0..32).map(|i| if i % 2 == 0 { 0.5 } else { 1.0 }).collect();
+    let groups = matrix.clone().with_scale(Scale::Group { size: 32, values }).unwrap();
     for packing in PACKINGS {
         let holds_rows = !matches!(packing, Packing::I2S | Packing::I2SArm64 | Packing::I2SFourRows);
         assert_eq!(packing.encode(&rows).is_ok(), holds_rows, "{packing}");
@@ -166,6 +167,21 @@ fn scales_finer_than_the_packing() {
             }
         }
     }
+}
+
+#[test]
+fn scales_of_groups_that_agree_are_one() {
+    // Rows of two blocks with a scale each, in groups of 64. The last group is zeros, and its scale is none's.
+    let mut trits = pattern(2 * 512);
+    trits[960..].fill(0);
+    let values = [[0.5; 4], [1.0; 4], [0.25; 4], [2.0, 2.0, 2.0, 7.0]].concat();
+    let matrix = TernaryMatrix::from_trits(2, 512, &trits, Scale::Group { size: 64, values }).unwrap();
+    for packing in [Packing::Tq1_0, Packing::Tq2_0, Packing::Q2_0 { group: 128 }, Packing::Q2_0 { group: 64 }] {
+        let bytes = packing.encode(&matrix).unwrap();
+        let read = packing.decode(&bytes, 2, 512).unwrap();
+        assert!(read.words() == matrix.words() && read.to_f32() == matrix.to_f32(), "{packing}");
+    }
+    assert!(matches!(Packing::Iq2Bn.encode(&matrix), Err(TernaryError::ScaleNotHeld { .. })));
 }
 
 #[test]
