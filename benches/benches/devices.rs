@@ -20,7 +20,7 @@ const SPAN: Duration = Duration::from_secs(2);
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let names = if names.is_empty() { vec!["flex".to_owned()] } else { names };
-    println!("{:10} {:>16} {:>12} {:>12} {:>12} {:>8} {:>8}", "device", "ternary", "Q2S", "f32", "to Q2S", "to f32");
+    println!("{:10} {:>12} {:>12} {:>12} {:>8} {:>8}", "device", "ternary", "Q2S", "f32", "to Q2S", "to f32");
     for name in names {
         match bitnet_kernels::device(&name) {
             Ok(device) => compare(&name, &device),
