@@ -74,7 +74,7 @@ pub fn absmean_rows<E: From<TernaryError>>(
     check_shape(rows, cols)?;
     let step = (READ_AT_ONCE / cols).clamp(1, rows);
     let mut buffer = vec![0.0; step * cols];
-    let mut each = |visit: &mut dyn FnMut(usize, &[f32]) -> Result<(), TernaryError>| {
+    let mut each = |visit: &mut Visit| {
         (0..rows).step_by(step).try_for_each(|start| {
             let range = start..rows.min(start + step);
             let weights = &mut buffer[..range.len() * cols];
@@ -96,6 +96,9 @@ pub fn absmean_rows<E: From<TernaryError>>(
     })?;
     Ok(TernaryMatrix::from_words(rows, cols, words, scale)?)
 }
+
+/// What is done with some rows, the number of the first and their weights.
+type Visit<'a> = dyn FnMut(usize, &[f32]) -> Result<(), TernaryError> + 'a;
 
 /// Names the first number that is not finite among rows from `start` on, if a sum with them is not. No finite f32s add up to
 /// more than an f64 holds.
