@@ -5,7 +5,8 @@
 //! CPU runtime a unit is a thread, which takes rows by itself with wider vectors, see `target.rs`. Float sums have another
 //! order than in the native CPU kernels, so floats agree to rounding; the integers within ternary layers agree exactly.
 //!
-//! Kernels use 32-bit types alone, which is what WebGPU has, and at most six buffers.
+//! Kernels use 32-bit types alone, which is what WebGPU has, and at most six buffers; only the product that processors run
+//! (`matvec::halves`) has lanes of 16 bits.
 
 mod attention;
 mod cache;
