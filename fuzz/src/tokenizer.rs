@@ -99,12 +99,11 @@ fn parse(lines: &str) -> (GgufVocabulary, Vec<String>) {
     (vocabulary, texts)
 }
 
-/// A SentencePiece vocabulary with everything that such a one has.
+/// A SentencePiece vocabulary with everything that such a one has but tokens for bytes.
 const SENTENCEPIECE: &str = "model llama
 token 2 0 <unk>
 token 3 0 <s>
 token 3 0 </s>
-token 6 0 <0x41>
 token 1 -3 ▁
 token 1 -2 a
 token 1 -1 ▁a
@@ -132,9 +131,12 @@ pub fn seeds() -> Seeds {
     lines.push("template {% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}".to_string());
     let of_few =
         "model gpt2\npre gpt-2\ntoken 1 0 a\ntoken 1 0 b\ntoken 1 0 ab\ntoken 3 0 <s>\nmerge a b\nbos 3\ntext ab<s>ba";
+    let bytes: String = (0..=255u8).map(|byte| format!("token 6 0 <0x{byte:02X}>\n")).collect();
+    let with_bytes = SENTENCEPIECE.replace("token 1 -3", &format!("{bytes}token 1 -3"));
     vec![
         ("byte-level".to_string(), lines.join("\n").into_bytes()),
         ("byte-level-few".to_string(), of_few.into()),
         ("sentencepiece".to_string(), SENTENCEPIECE.into()),
+        ("sentencepiece-bytes".to_string(), with_bytes.into()),
     ]
 }

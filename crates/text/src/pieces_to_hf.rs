@@ -18,10 +18,21 @@ const SPACE: &str = "▁";
 
 pub(crate) fn form(vocab: &GgufVocabulary, kinds: &[Kind]) -> Result<Form, TextError> {
     let unknown = vocab.unk.map(|id| id as usize).or_else(|| kinds.iter().position(|kind| *kind == Kind::Unknown));
-    let unknown = unknown.and_then(|id| vocab.tokens.get(id));
-    if unknown.is_none() && kinds.iter().filter(|kind| **kind == Kind::Byte).count() < 256 {
+    let unknown = unknown.and_then(|id| vocab.tokens.get(id).zip(kinds.get(id)));
+    let unknown = unknown.filter(|(token, kind)| !token.is_empty() && **kind != Kind::Unused);
+    let bytes = kinds.iter().filter(|kind| **kind == Kind::Byte).count();
+    if unknown.is_none() && bytes < 256 {
         return Err(TextError::gguf(TOKENS, "there is neither an unknown token nor one for each byte"));
     }
+    // The library writes the unknown token after the bytes that follow it.
+    if !matches!(bytes, 0 | 256) {
+        return Err(TextError::gguf(TOKENS, format!("{bytes} of 256 bytes have a token")));
+    }
+    // In the other form the model looks its own token up like a piece.
+    if let Some((token, _)) = unknown.filter(|(token, kind)| token.chars().count() == 1 && **kind != Kind::Normal) {
+        return Err(TextError::gguf(TOKENS, format!("the unknown token {token:?} is a single character")));
+    }
+    let unknown = unknown.map(|(token, _)| token);
     let prefix = vocab.add_space_prefix.unwrap_or(true);
     let space = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
     let normalizer = match prefix {
@@ -42,7 +53,7 @@ pub(crate) fn form(vocab: &GgufVocabulary, kinds: &[Kind]) -> Result<Form, TextE
         decoder: json!({ "type": "Sequence", "decoders": decoders }),
         model: json!({
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": bytes == 256, "ignore_merges": false,
             "merges": merges(vocab, kinds)?,
         }),
         unknown: unknown.cloned(),
@@ -184,5 +195,42 @@ mod tests {
             vocab.token_types[..4].fill(3);
         });
         assert!(error.contains("neither an unknown token"), "{error}");
+        for change in [
+            |vocab: &mut GgufVocabulary| vocab.tokens[0].clear(),
+            |vocab: &mut GgufVocabulary| vocab.token_types[0] = 5,
+        ] {
+            let error = refused(&|vocab| {
+                change(vocab);
+                vocab.token_types[3..259].fill(1);
+            });
+            assert!(error.contains("neither an unknown token"), "{error}");
+        }
+        let error = refused(&|vocab| {
+            vocab.tokens[0] = "捕".to_string();
+            vocab.token_types[3..259].fill(1);
+        });
+        assert!(error.contains('捕') && error.contains("single character"), "{error}");
+        let error = refused(&|vocab| vocab.token_types[5] = 1);
+        assert!(error.contains("255 of 256 bytes"), "{error}");
+    }
+
+    /// With a piece that is spelled like a byte, which it then is not.
+    #[test]
+    fn without_bytes_what_has_no_piece_is_unknown() {
+        let mut vocab = vocabulary(true);
+        vocab.token_types.iter_mut().filter(|kind| **kind == 6).for_each(|kind| *kind = 5);
+        let of_z = vocab.tokens.iter().position(|token| token == "<0x5A>").unwrap();
+        vocab.token_types[of_z] = 1;
+        for c in "<0x5A>".chars().map(String::from).filter(|c| !vocab.tokens.contains(c)).collect::<Vec<_>>() {
+            vocab.tokens.push(c);
+            vocab.token_types.push(1);
+            vocab.scores.push(-1e9);
+        }
+        let (new, old) = (back(&vocab), Tokenizer::from_gguf(vocab).unwrap());
+        for text in ["Zé — Z the Q", "ZZthe"] {
+            let ids = old.encode(text, true).unwrap();
+            assert_eq!(new.encode(text, true).unwrap(), ids, "{text:?}");
+            assert!(!ids.contains(&(of_z as u32)));
+        }
     }
 }
