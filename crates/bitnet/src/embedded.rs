@@ -9,15 +9,8 @@ use crate::Error;
 /// The name that [`crate::open`] takes for the embedded model.
 pub const EMBEDDED: &str = "embedded";
 
-/// The files of a 4-layer BitNet b1.58 trained on *Moby Dick* (CC0 text) with Hugging Face transformers, packed; see
-/// `assets/README.md`.
-const FILES: [(&str, &[u8]); 5] = [
-    ("config.json", include_bytes!("../assets/moby/config.json")),
-    ("model.safetensors", include_bytes!("../assets/moby/model.safetensors")),
-    ("tokenizer.json", include_bytes!("../assets/moby/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../assets/moby/tokenizer_config.json")),
-    ("chat_template.jinja", include_bytes!("../assets/moby/chat_template.jinja")),
-];
+/// A 6-layer BitNet b1.58 trained on seven novels in the public domain with this project; see `assets/README.md`.
+const FILES: [(&str, &[u8]); 1] = [("novels.gguf", include_bytes!("../assets/novels.gguf"))];
 
 /// Writes the embedded model to a folder, which is made if it is not there: for what needs a path.
 ///

@@ -44,14 +44,15 @@ fn path(path: &Path) -> &str {
 
 #[test]
 fn generate_json_has_what_scripts_rely_on() {
-    let args = ["generate", "The whale", "--max-tokens", "6", "--temperature", "0", "--json"];
+    let model = moby("packed-autobitlinear");
+    let args = ["generate", "The whale", "-m", path(&model), "--max-tokens", "6", "--temperature", "0", "--json"];
     let value = json(&args);
     assert_eq!(value["prompt_ids"], serde_json::json!([4093, 673, 389]));
     assert_eq!(value["ids"].as_array().unwrap().len(), 6);
     assert_eq!(value["finish_reason"], "length");
     assert!(value["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(value["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
-    let text = stdout(&args[..6]);
+    let text = stdout(&args[..8]);
     assert_eq!(text.trim_end_matches('\n'), value["text"].as_str().unwrap().trim_end_matches('\n'));
 }
 
@@ -179,17 +180,13 @@ fn caches_of_every_format_continue_a_text_and_others_are_refused() {
 
 #[test]
 fn every_container_is_opened_by_its_path() {
-    let expected = json(&["generate", "The whale", "-n", "4", "--temperature", "0", "--json"])["ids"].clone();
+    let ids = |file: &Path| {
+        json(&["generate", "The whale", "-m", path(file), "-n", "4", "--temperature", "0", "--json"])["ids"].clone()
+    };
+    let expected = ids(&moby("packed-bitlinear").join("model.safetensors"));
     for name in ["master", "packed-autobitlinear", "packed-bitlinear", "i2_s.gguf", "tq2_0.gguf"] {
-        let file = moby(name);
-        let value = json(&["generate", "The whale", "-m", path(&file), "-n", "4", "--temperature", "0", "--json"]);
-        assert_eq!(value["ids"], expected, "{name}");
+        assert_eq!(ids(&moby(name)), expected, "{name}");
     }
-    let file = moby("packed-bitlinear").join("model.safetensors");
-    assert_eq!(
-        json(&["generate", "The whale", "-m", path(&file), "-n", "4", "--temperature", "0", "--json"])["ids"],
-        expected
-    );
 }
 
 #[test]
@@ -217,8 +214,9 @@ fn a_padding_row_of_the_embedding_has_no_text() {
 
 #[test]
 fn a_prompt_can_come_from_stdin() {
+    let model = moby("packed-autobitlinear");
     let mut child = bitnet()
-        .args(["generate", "-n", "2", "--temperature", "0", "--json"])
+        .args(["generate", "-m", path(&model), "-n", "2", "--temperature", "0", "--json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -252,13 +250,15 @@ fn chat_answers_each_line_and_obeys_commands() {
 
 #[test]
 fn score_inspect_tokenize_and_devices_speak_json() {
-    let text = moby("heldout.txt");
-    let value = json(&["score", path(&text), "--window", "256", "--bos", "--skip", "128", "--json"]);
+    let (text, folder) = (moby("heldout.txt"), moby("packed-autobitlinear"));
+    let model = ["-m", path(&folder)];
+    let value =
+        json(&["score", path(&text), "-m", path(&folder), "--window", "256", "--bos", "--skip", "128", "--json"]);
     assert_eq!(value["tokens"], 8382);
     assert!((value["perplexity"].as_f64().unwrap() / 182.5309 - 1.0).abs() < 5e-4, "{value}");
     assert!((value["nll"].as_f64().unwrap() / 8382.0 - value["loss"].as_f64().unwrap()).abs() < 1e-9);
 
-    let value = json(&["inspect", "--json"]);
+    let value = json(&[&["inspect", "--json"], &model[..]].concat());
     assert_eq!(value["config"]["num_layers"], 4);
     assert_eq!(value["parameters"], 4_200_704);
     assert_eq!(value["ternary_parameters"], 3_145_728);
@@ -269,11 +269,12 @@ fn score_inspect_tokenize_and_devices_speak_json() {
     assert_eq!(value["metadata"]["general.architecture"], "bitnet-b1.58");
     assert_eq!(value["tensors"].as_array().unwrap().len(), 46);
     assert_eq!(value["ternary_parameters"], 3_145_728);
-    assert!(stdout(&["inspect"]).contains("model.layers.3.mlp.up_proj.weight"));
+    assert!(stdout(&[&["inspect"], &model[..]].concat()).contains("model.layers.3.mlp.up_proj.weight"));
 
-    assert_eq!(json(&["tokenize", "The whale", "--json"]), serde_json::json!([4093, 673, 389]));
-    assert_eq!(json(&["tokenize", "The whale", "--no-bos", "--json"]), serde_json::json!([673, 389]));
-    assert!(stdout(&["tokenize", "The whale"]).contains("389"));
+    let tokenize = [&["tokenize", "The whale"], &model[..]].concat();
+    assert_eq!(json(&[&tokenize[..], &["--json"]].concat()), serde_json::json!([4093, 673, 389]));
+    assert_eq!(json(&[&tokenize[..], &["--no-bos", "--json"]].concat()), serde_json::json!([673, 389]));
+    assert!(stdout(&tokenize).contains("389"));
     assert_eq!(json(&["devices", "--json"])[0]["name"], "flex");
     assert!(stdout(&["completions", "bash"]).contains("bitnet"));
 }
@@ -470,7 +471,9 @@ fn the_layout_of_an_i2s_file_is_found_out() {
 
 #[test]
 fn a_model_that_makes_no_sense_is_told_from_one_without_layouts() {
-    let value = json(&["inspect", "--check", "--json"]);
+    let flag = json(&["inspect", "--check", "--json"])["flag"].clone();
+    assert_eq!(flag, "--i2s-layout block128", "the embedded model is a file of our own");
+    let value = json(&["inspect", "--check", "--json", "-m", path(&moby("packed-autobitlinear"))]);
     assert_eq!((&value["makes_sense"], &value["flag"]), (&Value::Bool(true), &Value::Null));
     assert_eq!(value["layouts"].as_array().unwrap().len(), 1);
 

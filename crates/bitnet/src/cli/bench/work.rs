@@ -52,8 +52,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_embedded_model_costs_what_its_tensors_do() {
-        let model = bitnet::embedded().unwrap();
+    fn a_token_costs_what_the_tensors_do() {
+        let model = bitnet_format::open(bitnet_fixtures::moby("packed-autobitlinear")).unwrap();
         let head = model.info("model.embed_tokens.weight").unwrap().bytes;
         for (cache, head_bytes) in [(CacheFormat::F32, 4 * 64), (CacheFormat::F16, 2 * 64), (CacheFormat::Int8, 64 + 4)]
         {
