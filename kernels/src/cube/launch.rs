@@ -1,4 +1,4 @@
-//! The kernels on tensors.
+//! Norms, quantizers and ternary products on tensors.
 
 use burn::backend::{DType, TensorMetadata};
 use burn::tensor::Shape;
@@ -7,14 +7,10 @@ use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::cache::per_word;
-use super::dense::{self, Words};
 use super::target::{Products, Target};
-use super::{attention, cache, gate, matvec, norm, quantize as codes, rope as rotary};
-use crate::cpu::dense::RowFormat;
+use super::{gate, matvec, norm, quantize as codes};
 use crate::cpu::gate::Gate;
-use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheSide};
-use crate::ops::{Activations, CacheSpec, TernarySpec, Weight};
+use crate::ops::{Activations, TernarySpec, Weight};
 
 /// A new tensor on the device of `like`.
 pub(super) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
@@ -28,10 +24,10 @@ pub(super) fn own(x: CubeTensor) -> CubeTensor {
 
 /// Units that share a row of weights on a GPU, and units of a cube.
 const LANES: usize = 8;
-const UNITS: usize = 128;
+pub(super) const UNITS: usize = 128;
 
 /// Lanes and units of a product of `tasks` rows and tiles.
-fn lanes(target: &Target, tasks: usize) -> (usize, CubeCount, CubeDim) {
+pub(super) fn lanes(target: &Target, tasks: usize) -> (usize, CubeCount, CubeDim) {
     if target.is_cpu() {
         let (count, dim) = target.tasks(tasks);
         return (1, count, dim);
@@ -45,7 +41,7 @@ const SUMS: usize = 16;
 const BLOCK_ROWS: usize = 4;
 
 /// Tokens that meet a row of weights at once.
-fn tile(tokens: usize) -> usize {
+pub(super) fn tile(tokens: usize) -> usize {
     tokens.next_power_of_two().min(8)
 }
 
@@ -254,174 +250,4 @@ pub(crate) fn gated(gate: CubeTensor, up: CubeTensor, kind: Gate) -> CubeTensor 
     let (gate, up, y) = (gate.into_buffer_arg(), up.into_buffer_arg(), out.clone().into_buffer_arg());
     gate::gated::launch(&client, count, dim, vector, gate, up, y, kind);
     out
-}
-
-/// Half-split rotary embedding of `x` (`[batch, tokens, heads, head_dim]`).
-pub(crate) fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, start: usize) -> CubeTensor {
-    let (x, cos, sin) = (into_contiguous(x), into_contiguous(cos), into_contiguous(sin));
-    let (client, target) = (x.client.clone(), Target::of(&x.client));
-    let shape: [usize; 4] = x.shape().dims();
-    let [batch, tokens, heads, head_dim] = shape;
-    let [_, half] = cos.shape().dims();
-    let out = empty(&x, shape, DType::F32);
-    let (count, dim) = target.tasks(batch * tokens * heads * (head_dim - half));
-    let (cos, sin) = (cos.into_buffer_arg(), sin.into_buffer_arg());
-    let (x, y) = (x.into_buffer_arg(), out.clone().into_buffer_arg());
-    rotary::rope::launch(&client, count, dim, x, cos, sin, y, start, tokens, heads, head_dim, half);
-    out
-}
-
-/// Writes `k` and `v` to the cache, whose tensors change in place where nothing else holds them, and gives the attention
-/// of `q` over it.
-pub(crate) fn attend(
-    [q, k, v]: [CubeTensor; 3],
-    [keys, values]: [CubeTensor; 2],
-    spec: CacheSpec,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let (keys, values) = (own(keys), own(values));
-    write(k, &keys, spec, CacheSide::Keys);
-    write(v, &values, spec, CacheSide::Values);
-    let q = into_contiguous(q);
-    let (client, target) = (q.client.clone(), Target::of(&q.client));
-    let shape: [usize; 4] = q.shape().dims();
-    let [batch, tokens, heads, head_dim] = shape;
-    let [_, kv_heads, blocks, block_words] = keys.shape().dims();
-    let out = empty(&q, shape, DType::F32);
-    let (q, y) = (q.into_buffer_arg(), out.clone().into_buffer_arg());
-    let (k, v) = (keys.clone().into_buffer_arg(), values.clone().into_buffer_arg());
-    let (scale, rows) = (spec.scale as f32, batch * tokens * heads);
-    let start = spec.start;
-    if target.is_cpu() && head_dim.is_multiple_of(BLOCK) {
-        let (count, dim) = target.tasks(rows);
-        let vector = BLOCK / per_word(spec.format);
-        attention::alone::launch(
-            &client,
-            count,
-            dim,
-            vector,
-            q,
-            k,
-            v,
-            y,
-            start,
-            tokens,
-            heads,
-            kv_heads,
-            blocks,
-            scale,
-            head_dim,
-            spec.format,
-        );
-    } else {
-        let (count, dim) =
-            if target.is_cpu() { (CubeCount::new_single(), CubeDim::new_1d(1)) } else { target.rows(rows) };
-        let units = target.units_of_a_row();
-        attention::together::launch(
-            &client,
-            count,
-            dim,
-            q,
-            k,
-            v,
-            y,
-            start,
-            tokens,
-            heads,
-            kv_heads,
-            blocks,
-            scale,
-            head_dim,
-            block_words,
-            spec.format,
-            units,
-        );
-    }
-    (out, keys, values)
-}
-
-fn write(x: CubeTensor, cache: &CubeTensor, spec: CacheSpec, side: CacheSide) {
-    let x = into_contiguous(x);
-    let (client, target) = (x.client.clone(), Target::of(&x.client));
-    let [batch, tokens, kv_heads, head_dim] = x.shape().dims();
-    let [_, _, blocks, block_words] = cache.shape().dims();
-    let (start, format) = (spec.start, spec.format);
-    assert!(start + tokens <= blocks * BLOCK, "the cache has room for {} positions", blocks * BLOCK);
-    if format == CacheFormat::Int8 {
-        let (count, dim) = target.tasks(batch * tokens * kv_heads);
-        let (x, cache) = (x.clone().into_buffer_arg(), cache.clone().into_buffer_arg());
-        cache::scales::launch(&client, count, dim, x, cache, start, tokens, kv_heads, blocks, head_dim, block_words);
-    }
-    let touched = (start + tokens - 1) / BLOCK + 1 - start / BLOCK;
-    let (count, dim) = target.tasks(batch * kv_heads * touched * block_words);
-    let (x, cache) = (x.into_buffer_arg(), cache.clone().into_buffer_arg());
-    cache::write::launch(
-        &client,
-        count,
-        dim,
-        x,
-        cache,
-        start,
-        tokens,
-        kv_heads,
-        blocks,
-        head_dim,
-        block_words,
-        format,
-        side,
-    );
-}
-
-/// How the words of rows in this format are read, and how many in a vector; `None` where no kernel reads it.
-fn words_of(target: &Target, format: RowFormat, words: usize) -> Option<(Words, usize)> {
-    let plain = |format| Some((format, target.vector_of(words)));
-    match format {
-        RowFormat::F32 => plain(Words::F32),
-        RowFormat::F16 => plain(Words::F16),
-        RowFormat::Bf16 => plain(Words::Bf16),
-        RowFormat::Codes(rows) => Some((Words::Codes { vectors: rows.group / 4 }, rows.lanes)),
-        RowFormat::Q6K(_) | RowFormat::Other(_) => None,
-    }
-}
-
-/// `x wᵀ` for rows in stored form, `None` where no kernel reads it: the rows must be U32 words.
-pub(crate) fn rows_linear(x: CubeTensor, rows: &CubeTensor, format: RowFormat) -> Option<CubeTensor> {
-    let target = Target::of(&x.client);
-    let [count, words] = rows.shape().dims();
-    let (format, vector) = words_of(&target, format, words).filter(|_| rows.dtype == DType::U32)?;
-    let (x, rows) = (into_contiguous(x), into_contiguous(rows.clone()));
-    let client = x.client.clone();
-    let [tokens, cols] = x.shape().dims();
-    let arranged = empty(&x, [tokens, cols], DType::F32);
-    let (cubes, dim) = target.tasks(tokens * cols / format.values());
-    let to = arranged.clone().into_buffer_arg();
-    dense::arrange::launch(&client, cubes, dim, x.into_buffer_arg(), to, cols, vector, format);
-    let out = empty(&rows, [tokens, count], DType::F32);
-    let steps = cols / format.of_step(vector);
-    let tile = tile(tokens);
-    let chains = if target.is_cpu() && tile == 1 { format.values() } else { 1 };
-    let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile));
-    let (rows, x, y) = (rows.into_buffer_arg(), arranged.into_buffer_arg(), out.clone().into_buffer_arg());
-    assert_eq!(words, format.stored(vector, cols), "words of a row");
-    // SAFETY: rows and tokens are clamped to what there is, and the size of a row was just checked.
-    unsafe {
-        dense::product::launch_unchecked(
-            &client, cubes, dim, vector, rows, x, y, count, tokens, steps, format, tile, chains, lanes, UNITS,
-        );
-    }
-    Some(out)
-}
-
-/// The values of rows in stored form, `[rows, cols]`, `None` where no kernel reads it.
-pub(crate) fn decode_rows(rows: &CubeTensor, format: RowFormat, cols: usize) -> Option<CubeTensor> {
-    let target = Target::of(&rows.client);
-    let [count, words] = rows.shape().dims();
-    let (format, vector) = words_of(&target, format, words).filter(|_| rows.dtype == DType::U32)?;
-    let rows = into_contiguous(rows.clone());
-    let client = rows.client.clone();
-    let out = empty(&rows, [count, cols], DType::F32);
-    let steps = cols / format.of_step(vector);
-    let (cubes, dim) = target.tasks(count * steps);
-    let (rows, y) = (rows.into_buffer_arg(), out.clone().into_buffer_arg());
-    dense::decode::launch(&client, cubes, dim, vector, rows, y, cols, steps, format);
-    Some(out)
 }

@@ -13,6 +13,8 @@ mod cache;
 mod dense;
 mod gate;
 mod launch;
+mod launch_attention;
+mod launch_rows;
 mod launch_training;
 mod matvec;
 mod narrow;
@@ -23,8 +25,8 @@ mod rows;
 mod target;
 mod training;
 
-pub(crate) use launch::{
-    Quantized, attend, decode_rows, gated, quantize, quantized_linear, rest, rms_norm, rope, rows_linear,
-};
+pub(crate) use launch::{Quantized, gated, quantize, quantized_linear, rest, rms_norm};
+pub(crate) use launch_attention::{attend, rope};
+pub(crate) use launch_rows::{decode_rows, rows_linear};
 pub(crate) use launch_training::{absmax, adamw, mean_magnitudes, pack, round_to, unpack, values_of_codes};
 pub(crate) use target::Target;
