@@ -173,8 +173,8 @@ fn words(cols: usize) -> usize {
 /// room for their sums in the registers.
 pub(crate) fn block_sizes(isa: Isa) -> &'static [usize] {
     match isa {
-        Isa::Avx512Vnni => &[12, 8, 4, 2, 1],
-        Isa::Avx2 | Isa::Scalar | Isa::Neon | Isa::NeonDotprod => &[4, 2, 1],
+        Isa::Avx512Vnni | Isa::Avx512Vbmi => &[12, 8, 4, 2, 1],
+        _ => &[4, 2, 1],
     }
 }
 

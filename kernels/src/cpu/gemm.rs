@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::isa::{Isa, on_each_isa};
+use super::isa::{Isa, Vectors, on_each_isa};
 use super::parallel::{self, Parts};
 use super::scratch::with_floats;
 
@@ -196,9 +196,9 @@ impl Tile {
     const MAX: usize = 12 * 32;
 
     fn of(isa: Isa) -> Self {
-        match isa {
-            Isa::Avx512Vnni => Self::AVX512,
-            Isa::Avx2 => Self::AVX2,
+        match isa.vectors() {
+            Vectors::Avx512 => Self::AVX512,
+            Vectors::Avx2 => Self::AVX2,
             _ => Self::PORTABLE,
         }
     }
@@ -258,13 +258,13 @@ impl Product<'_> {
 
 /// `sums[r][c] += left[k][r] * right[k][c]` for every `k` in turn, for the tile of `isa`.
 fn multiply(isa: Isa, left: &[f32], right: &[f32], sums: &mut [f32]) {
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { x86::multiply_avx512(left, right, sums) },
+        Vectors::Avx512 => unsafe { x86::multiply_avx512(left, right, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::multiply_avx2(left, right, sums) },
+        Vectors::Avx2 => unsafe { x86::multiply_avx2(left, right, sums) },
         _ => multiply_portable(left, right, sums),
     }
 }

@@ -11,23 +11,52 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C (Intel Haswell, AMD Zen).
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake, AMD Zen 4).
+    /// The same with AVX-VNNI, int8 products in vectors of 256 bits (Intel Alder Lake, AMD Zen 5).
+    AvxVnni,
+    /// What [`Isa::AvxVnni`] does with AVX-512's encoding of the same instructions.
+    Vnni256,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Cascade Lake).
     Avx512Vnni,
+    /// The same with VBMI, which looks bytes up (Intel Ice Lake, AMD Zen 4).
+    Avx512Vbmi,
     /// AArch64 with the NEON that every Armv8 core has.
     Neon,
     /// AArch64 with the `sdot` instruction (Armv8.2 dotprod: Cortex-A76, Apple M1, Graviton 2).
     NeonDotprod,
 }
 
+/// The vectors that an instruction set has for floats, where nothing else makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// What the compiler makes of plain loops.
+    Portable,
+    /// 256 bits with AVX2, FMA and F16C.
+    Avx2,
+    /// 512 bits.
+    Avx512,
+}
+
 impl Isa {
-    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod];
+    const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Vnni256,
+        Isa::Avx512Vnni,
+        Isa::Avx512Vbmi,
+        Isa::Neon,
+        Isa::NeonDotprod,
+    ];
 
     /// The name that `BITNET_ISA` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Vnni256 => "vnni256",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Vbmi => "avx512vbmi",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "dotprod",
         }
@@ -42,16 +71,18 @@ impl Isa {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => {
-                is_x86_feature_detected!("avx512f")
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Vnni256 | Isa::Avx512Vnni => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
-                    && is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => Isa::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512vbmi"),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -60,6 +91,15 @@ impl Isa {
             }
             #[allow(unreachable_patterns)]
             _ => false,
+        }
+    }
+
+    /// Which vectors a float kernel takes.
+    pub(crate) fn vectors(self) -> Vectors {
+        match self {
+            Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => Vectors::Avx2,
+            Isa::Avx512Vnni | Isa::Avx512Vbmi => Vectors::Avx512,
+            Isa::Scalar | Isa::Neon | Isa::NeonDotprod => Vectors::Portable,
         }
     }
 
@@ -74,10 +114,7 @@ impl Isa {
     /// Whether a decode step reads [`super::tiles::WeightOrder::DenseTiles`] as they are; elsewhere they are unpacked first,
     /// which is slower than the usual order.
     pub fn reads_dense_tiles(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self == Isa::Avx512Vnni && is_x86_feature_detected!("avx512vbmi");
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        self == Isa::Avx512Vbmi
     }
 
     /// All that this processor can run, the best one last.
@@ -168,13 +205,13 @@ macro_rules! on_each_isa {
             fn avx2 $(<const $generic: $gtype>)? ($($arg: $type),*) $(-> $result)? {
                 $body($($arg),*)
             }
-            match isa {
+            match isa.vectors() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: whoever came in through a public function has passed `Isa::check`.
-                $crate::cpu::isa::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
+                $crate::cpu::isa::Vectors::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::cpu::isa::Vectors::Avx2 => unsafe { avx2($($arg),*) },
                 _ => $body($($arg),*),
             }
         }

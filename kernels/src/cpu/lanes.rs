@@ -4,7 +4,7 @@
 //! going to partial sum `i % 32`, and add those in a fixed tree, with a product and a sum rounded each for itself.
 //! The compiler turns that into the vectors of each instruction set, and all of them give the same bits.
 
-use super::isa::{Isa, on_each_isa};
+use super::isa::{Isa, Vectors, on_each_isa};
 
 const LANES: usize = 32;
 
@@ -19,13 +19,13 @@ pub(crate) const ROWS: usize = 4;
 /// [`dot`] of `a` with each of some rows, which must be as long.
 pub(crate) fn dots(isa: Isa, a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
     let rows = rows.map(|row| &row[..a.len()]);
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni if a.len().is_multiple_of(LANES) => unsafe { dots_avx512(a, rows) },
+        Vectors::Avx512 if a.len().is_multiple_of(LANES) => unsafe { dots_avx512(a, rows) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 if a.len().is_multiple_of(LANES) => unsafe { dots_avx2(a, rows) },
+        Vectors::Avx2 if a.len().is_multiple_of(LANES) => unsafe { dots_avx2(a, rows) },
         _ => rows.map(|row| dot(isa, a, row)),
     }
 }
@@ -39,13 +39,13 @@ on_each_isa! {
 /// [`dot`] with the second operand as IEEE half precision, two little-endian bytes a value; the same bits as after
 /// conversion to f32.
 pub(crate) fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { dot_f16_avx512(a, b) },
+        Vectors::Avx512 => unsafe { dot_f16_avx512(a, b) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { dot_f16_avx2(a, b) },
+        Vectors::Avx2 => unsafe { dot_f16_avx2(a, b) },
         _ => dot_stored(a, b, |b| half::f16::from_le_bytes(b).to_f32()),
     }
 }

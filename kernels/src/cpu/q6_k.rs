@@ -13,7 +13,7 @@
 
 use half::f16;
 
-use super::isa::Isa;
+use super::isa::{Isa, Vectors};
 
 /// Weights of a block.
 pub(crate) const BLOCK: usize = 256;
@@ -85,13 +85,13 @@ pub(crate) fn dot(isa: Isa, row: &[u8], x: &SplitActivations) -> f32 {
     assert_eq!(row.len(), x.blocks.len() * BLOCK_BYTES, "a row of Q6_K");
     let blocks = row.as_chunks::<BLOCK_BYTES>().0.iter().zip(&x.blocks);
     let mut sums = [0f32; LANES];
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { avx512::add_row(blocks, &mut sums) },
+        Vectors::Avx512 => unsafe { avx512::add_row(blocks, &mut sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
+        Vectors::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
         _ => blocks.for_each(|(block, x)| add(&mut sums, scale(block) * x.scale, &integers(block, x))),
     }
     let mut width = LANES / 2;

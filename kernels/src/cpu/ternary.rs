@@ -6,7 +6,7 @@
 //! of the weights irrelevant.
 
 use super::activations::{Activations, Block};
-use super::isa::{Isa, on_each_isa};
+use super::isa::{Isa, Vectors, on_each_isa};
 use super::parallel::{self, Parts};
 use super::tiles::{TILE_ROWS, WeightOrder};
 use super::{base3, lanes, scalar};
@@ -149,7 +149,7 @@ fn stride(words: &[u32], first: usize, step: usize) -> Vec<u32> {
 #[inline]
 fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; T]; PANEL]) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Vnni {
+    if isa.vectors() == Vectors::Avx512 {
         return match *tiles {
             // SAFETY: whoever came in through a public function has passed `Isa::check`.
             [a, b] => unsafe { super::avx512::dots([a, b], x, out) },
@@ -162,7 +162,7 @@ fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[
         *out = match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { super::avx2::dots(tile, x) },
+            Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => unsafe { super::avx2::dots(tile, x) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: whoever came in through a public function has passed `Isa::check`.
             Isa::Neon => unsafe { super::neon::dots(tile, x) },
@@ -178,7 +178,7 @@ fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[
 #[inline]
 fn code_dots_of_one(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; 1]; PANEL]) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Vnni {
+    if isa.vectors() == Vectors::Avx512 {
         for (tile, out) in tiles.iter().zip(out) {
             // SAFETY: as in `code_dots`.
             unsafe { super::avx512::dots_of_one(tile, x, out) };

@@ -11,7 +11,7 @@ pub mod segments;
 mod x86;
 
 use super::exp::exp;
-use super::isa::{Isa, on_each_isa};
+use super::isa::{Isa, Vectors, on_each_isa};
 use super::kv_cache::{BLOCK, CacheFormat, CacheShape, VALUES};
 use super::parallel::{self, Parts};
 use super::scratch::with_floats;
@@ -267,13 +267,13 @@ fn scores_of<const R: usize>(
     scale: f32,
     out: &mut [f32],
 ) {
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { x86::scores_avx512(format, q, blocks, scale, out) },
+        Vectors::Avx512 => unsafe { x86::scores_avx512(format, q, blocks, scale, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::scores_avx2(format, q, blocks, scale, out) },
+        Vectors::Avx2 => unsafe { x86::scores_avx2(format, q, blocks, scale, out) },
         _ => portable::scores(format, q, blocks, scale, out),
     }
 }
@@ -286,13 +286,13 @@ fn weighted_of<const R: usize>(
     values: &[u32],
     place: Place,
 ) -> [[f32; WIDTH]; R] {
-    match isa {
+    match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni if place.width == WIDTH => unsafe { x86::weighted_avx512(format, p, values, place) },
+        Vectors::Avx512 if place.width == WIDTH => unsafe { x86::weighted_avx512(format, p, values, place) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 if place.width == WIDTH => unsafe { x86::weighted_avx2(format, p, values, place) },
+        Vectors::Avx2 if place.width == WIDTH => unsafe { x86::weighted_avx2(format, p, values, place) },
         _ => portable::weighted(format, p, values, place),
     }
 }
