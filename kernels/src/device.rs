@@ -123,6 +123,10 @@ pub struct DeviceInfo {
     pub name: String,
     /// What runs its ternary kernels.
     pub kernels: String,
+    /// What it does by itself, of what those could use: `dp4a` (four bytes multiplied at once), `int8 matrix units`, `16-bit
+    /// matrix units`, `f16` (arithmetic), `replay` (of recorded launches). Empty for the native kernels, whose instruction
+    /// set says it all.
+    pub natively: Vec<&'static str>,
 }
 
 /// The devices that this program can use on this machine, the default one first.
@@ -137,6 +141,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
             kind,
             name: if index == 0 { kind.name().to_string() } else { format!("{}:{index}", kind.name()) },
             kernels: if kind.is_native() { native.clone() } else { cube_kernels(&device) },
+            natively: natively(&device),
         })
     };
     Ok(DeviceKind::compiled().flat_map(of_kind).collect())
@@ -188,6 +193,15 @@ fn is_native(device: &Device) -> bool {
     DeviceKind::compiled().filter(|kind| kind.is_native()).any(|kind| kind.found().contains(device))
 }
 
+/// Whether a device is the processor that this program runs on, so that what is measured there holds for it.
+pub fn is_processor(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    if let Some(client) = client(device) {
+        return crate::cube::Target::of(&client).is_cpu();
+    }
+    is_native(device)
+}
+
 /// The order of packed words that the kernels of a device stream best.
 pub fn weight_order(device: &Device) -> WeightOrder {
     if is_native(device) { WeightOrder::Tiles } else { WeightOrder::Rows }
@@ -206,23 +220,47 @@ fn client(device: &Device) -> Option<cubecl::client::Client> {
     }
 }
 
-/// What a device of CubeCL is called, and what it does by itself.
+/// What a device of CubeCL is called.
 fn cube_kernels(device: &Device) -> String {
     #[cfg(feature = "cube")]
     if let Some(client) = client(device) {
-        return crate::cube::Target::of(&client).describe(&client);
+        return crate::cube::Target::describe(&client);
     }
     format!("none: operations of Burn ({device:?})")
 }
 
-/// Bytes that a device says it can hold, where it says so.
-pub fn memory(device: &Device) -> Option<u64> {
+/// What a device of CubeCL does by itself.
+fn natively(device: &Device) -> Vec<&'static str> {
     #[cfg(feature = "cube")]
     if let Some(client) = client(device) {
-        return client.properties().memory.max_memory();
+        return crate::cube::Target::of(&client).natively(&client);
     }
     let _ = device;
-    None
+    Vec::new()
+}
+
+/// The environment variable with the most bytes of a device's memory that may be used.
+pub const MEMORY: &str = "BITNET_DEVICE_MEMORY";
+
+/// Bytes that a device says it can hold, where it says so, or what [`MEMORY`] says if that is less.
+pub fn memory(device: &Device) -> Option<u64> {
+    let allowed = std::env::var(MEMORY).ok().and_then(|bytes| bytes.parse().ok());
+    #[cfg(feature = "cube")]
+    let found = client(device).and_then(|client| client.properties().memory.max_memory());
+    #[cfg(not(feature = "cube"))]
+    let found: Option<u64> = None;
+    let _ = device;
+    found.into_iter().chain(allowed).min()
+}
+
+/// Whether launches on a device can be recorded and replayed.
+pub(crate) fn replays(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    if let Some(client) = client(device) {
+        return crate::cube::Target::replays(&client);
+    }
+    let _ = device;
+    false
 }
 
 /// How a device wants the rows of a float matrix.

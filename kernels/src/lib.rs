@@ -18,11 +18,14 @@ mod cube;
 mod backends;
 #[cfg(feature = "burn")]
 mod device;
+mod notice;
 #[cfg(feature = "burn")]
 #[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]
 pub mod ops;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "burn")]
+mod replay;
 
 pub use cpu::code_rows::CodeRows;
 pub use cpu::dense::RowFormat;
@@ -32,12 +35,15 @@ pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
 pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
 pub use device::{
-    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, memory, row_storage,
-    weight_order,
+    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, is_processor, memory,
+    row_storage, weight_order,
 };
+pub use notice::{notice, on_notice};
 #[cfg(feature = "burn")]
 pub use ops::TernaryOps;
 #[cfg(feature = "burn")]
 pub use ops::training::TrainingOps;
 #[cfg(feature = "remote")]
 pub use remote::{LendError, TOKEN as REMOTE_TOKEN, lend};
+#[cfg(feature = "burn")]
+pub use replay::{Recording, can_replay, record};

@@ -167,55 +167,143 @@ macro_rules! suite {
                 }
             }
 
+            /// Slots and positions of some runs of tokens: slot, first position, tokens.
+            fn places(runs: &[[usize; 3]]) -> Tensor<2, Int> {
+                let each = |[slot, start, tokens]: [usize; 3]| (start..start + tokens).map(move |at| [slot, at]);
+                let places: Vec<u32> = runs.iter().flat_map(|run| each(*run)).flatten().map(|x| x as u32).collect();
+                let count = places.len() / 2;
+                Tensor::from_data(TensorData::new(places, [count, 2]), (&device(), DType::U32))
+            }
+
             #[test]
             fn attention_over_a_cache_is_attention_over_all_positions() {
-                let (tokens, head_dim) = (37, 24);
-                let x = |seed, heads| tensor::<4>(seed, [2, tokens, heads, head_dim], &device());
-                let (q, k, v) = (x(41, 6), x(42, 3), x(43, 3));
-                let angles = tensor::<2>(44, [tokens, 8], &device());
-                let (cos, sin) = (angles.clone().cos(), angles.sin());
-                let whole = {
-                    let (q, k) = (
-                        ops::rope(q.clone(), cos.clone(), sin.clone(), 0),
-                        ops::rope(k.clone(), cos.clone(), sin.clone(), 0),
-                    );
-                    // The two rows of the batch as sequences, one after the other.
-                    let side = |x: Tensor<4>, heads| x.reshape([2 * tokens, heads, head_dim]);
-                    let sides = [side(q, 6), side(k, 3), side(v.clone(), 3)];
-                    ops::training::segment_attention(sides, &[tokens; 2], 0.05).reshape([2, tokens, 6, head_dim])
-                };
-                for (format, tolerance) in
-                    [(CacheFormat::F32, 4e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
-                {
-                    let empty = || {
-                        let shape = [2, 3, 3, format.block_words(head_dim)];
-                        Tensor::<4, Int>::zeros(shape, (&device(), DType::U32))
+                // Heads and KV heads of some widths: groups of 2, 1 and 6 that a cube takes, widths of whole blocks and not.
+                for (heads, kv_heads, head_dim) in [(6, 3, 24), (4, 4, 32), (6, 1, 16)] {
+                    let x = |seed, length, heads, on: &Device| tensor::<3>(seed, [length, heads, head_dim], on);
+                    // Two sequences of unequal length, in slots 2 and 0 of four.
+                    let lengths = [45, 21];
+                    let qkv = |i: usize, on: &Device| {
+                        let (seed, length) = (i as u32, lengths[i]);
+                        let [k, v] = [51, 61].map(|first| x(first + seed, length, kv_heads, on));
+                        [x(41 + seed, length, heads, on), k, v]
                     };
-                    let mut cache = [empty(), empty()];
-                    let mut fork = None;
-                    let mut start = 0;
-                    for step in [5, 1, 20, 1, 10] {
-                        let part = |x: &Tensor<4>| x.clone().slice_dim(1, start..start + step);
-                        let angles = [
-                            cos.clone().slice_dim(0, start..start + step),
-                            sin.clone().slice_dim(0, start..start + step),
-                        ];
-                        let spec = CacheSpec { format, start, scale: 0.05 };
-                        if start == 6 {
-                            fork = Some(cache.clone());
+                    let states = [0, 1].map(|i| qkv(i, &device()));
+                    let tables = |on: &Device| {
+                        let angles = tensor::<2>(44, [64, 8], on);
+                        [angles.clone().cos(), angles.sin()]
+                    };
+                    // On the host: Burn's matrix product takes long to compile for some devices.
+                    let host = Device::flex();
+                    let whole = [0, 1].map(|i| {
+                        let ([q, k, v], [cos, sin]) = (qkv(i, &host), tables(&host));
+                        let turn =
+                            |x: Tensor<3>| ops::rope(x.unsqueeze(), cos.clone(), sin.clone(), 0).squeeze_dim::<3>(0);
+                        ops::training::segment_attention([turn(q), turn(k), v], &[lengths[i]], 0.05)
+                    });
+                    for (format, tolerance) in
+                        [(CacheFormat::F32, 4e-6), (CacheFormat::F16, 4e-3), (CacheFormat::Int8, 0.1)]
+                    {
+                        let empty = || {
+                            let shape = [4, kv_heads, 4, format.block_words(head_dim)];
+                            Tensor::<4, Int>::zeros(shape, (&device(), DType::U32))
+                        };
+                        let mut cache = [empty(), empty()];
+                        let mut fork = None;
+                        let slots = [2, 0];
+                        let mut seen = [0, 0];
+                        // Tokens of each sequence in a step, and the length of runs that is told.
+                        let steps = [[5, 5], [1, 0], [1, 1], [20, 3], [3, 7], [0, 2], [14, 1], [1, 1], [0, 1]];
+                        for (number, step) in steps.into_iter().enumerate() {
+                            let parts: Vec<usize> = (0..2).filter(|i| step[*i] > 0).collect();
+                            let run = match *parts {
+                                [i] => step[i],
+                                _ if step[0] == step[1] => step[0],
+                                _ => 1,
+                            };
+                            let part = |which: usize| {
+                                let of =
+                                    |i: &usize| states[*i][which].clone().slice_dim(0, seen[*i]..seen[*i] + step[*i]);
+                                Tensor::cat(parts.iter().map(of).collect(), 0)
+                            };
+                            let runs: Vec<_> = parts.iter().map(|i| [slots[*i], seen[*i], step[*i]]).collect();
+                            if number == 3 {
+                                fork = Some(cache.clone());
+                            }
+                            let spec = CacheSpec { format, scale: 0.05, run };
+                            let (q, k, v) = (part(0), part(1), part(2));
+                            let (out, changed) =
+                                ops::cached_attention([q, k, v], tables(&device()), cache, places(&runs), spec);
+                            cache = changed;
+                            let of = |i: &usize| floats(whole[*i].clone().slice_dim(0, seen[*i]..seen[*i] + step[*i]));
+                            let expected: Vec<f32> = parts.iter().flat_map(of).collect();
+                            let found = floats(out);
+                            assert_eq!(found.len(), expected.len());
+                            for (y, expected) in found.iter().zip(&expected) {
+                                assert!((y - expected).abs() < tolerance, "{format} {number}: {y} {expected}");
+                            }
+                            parts.iter().for_each(|i| seen[*i] += step[*i]);
                         }
-                        let (out, changed) = ops::cached_attention([part(&q), part(&k), part(&v)], angles, cache, spec);
-                        cache = changed;
-                        let expected = floats(whole.clone().slice_dim(1, start..start + step));
-                        for (y, expected) in floats(out).iter().zip(&expected) {
-                            assert!((y - expected).abs() < tolerance, "{format} {start}: {y} {expected}");
-                        }
-                        start += step;
+                        assert_eq!(seen, lengths);
+                        let [keys, _] = fork.unwrap();
+                        let [later, _] = cache;
+                        let words = |x: Tensor<4, Int>| x.into_data().iter::<u32>().collect::<Vec<_>>();
+                        assert_ne!(words(keys), words(later), "a fork keeps what it had");
                     }
-                    let [keys, _] = fork.unwrap();
-                    let [later, _] = cache;
-                    let words = |x: Tensor<4, Int>| x.into_data().iter::<u32>().collect::<Vec<_>>();
-                    assert_ne!(words(keys), words(later), "a fork keeps what it had");
+                }
+            }
+
+            #[test]
+            fn attention_over_a_long_cache_is_split_and_put_together() {
+                let (heads, kv_heads, head_dim, length) = (4, 1, 32, 700);
+                let x = |seed, heads, on: &Device| tensor::<3>(seed, [length, heads, head_dim], on);
+                let qkv = |on: &Device| [x(1, heads, on), x(2, kv_heads, on), x(3, kv_heads, on)];
+                let (cos, sin) = (Tensor::ones([1024, 8], &device()), Tensor::zeros([1024, 8], &device()));
+                let whole = ops::training::segment_attention(qkv(&Device::flex()), &[length], 0.3);
+                let empty = || Tensor::<4, Int>::zeros([1, kv_heads, 64, 16 * head_dim], (&device(), DType::U32));
+                let (mut cache, mut start) = ([empty(), empty()], 0);
+                for step in [690, 1, 9] {
+                    let part = |x: &Tensor<3>| x.clone().slice_dim(0, start..start + step);
+                    let spec = CacheSpec { format: CacheFormat::F32, scale: 0.3, run: step };
+                    let angles = [cos.clone(), sin.clone()];
+                    let places = places(&[[0, start, step]]);
+                    let (out, changed) =
+                        ops::cached_attention(qkv(&device()).each_ref().map(part), angles, cache, places, spec);
+                    cache = changed;
+                    for (y, expected) in floats(out).iter().zip(floats(part(&whole))) {
+                        assert!((y - expected).abs() < 2e-5, "{start}: {y} {expected}");
+                    }
+                    start += step;
+                }
+            }
+
+            #[test]
+            fn the_best_logits_are_found_where_they_are() {
+                for (rows, vocab) in [(1, 1), (3, 70), (2, 9000)] {
+                    let mut values = noise(71, rows * vocab);
+                    // Ties, and what is no number.
+                    values.iter_mut().for_each(|x| *x = (*x * 40.0).round() / 4.0);
+                    if vocab > 50 {
+                        (values[7], values[11], values[20]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+                        values[vocab..2 * vocab].fill(f32::NAN);
+                        values[vocab + 40] = -3.0;
+                    }
+                    for count in [1, 4] {
+                        let expected = ops::Top::read(&{
+                            let x = TensorData::new(values.clone(), [rows, vocab]);
+                            ops::top_logits(Tensor::from_data(x, &Device::flex()), count)
+                        });
+                        let logits = Tensor::<2>::from_data(TensorData::new(values.clone(), [rows, vocab]), &device());
+                        let found = ops::Top::read(&ops::top_logits(logits, count));
+                        for (found, expected) in found.iter().zip(&expected) {
+                            assert_eq!(found.best, expected.best);
+                            let sum = (found.log_sum_exp - expected.log_sum_exp).abs();
+                            assert!(sum < 1e-5, "{} {}", found.log_sum_exp, expected.log_sum_exp);
+                        }
+                        assert_eq!(found.len(), rows);
+                        if vocab > 50 {
+                            assert_eq!(found[1].best, [(40, -3.0)], "one usable logit");
+                        }
+                    }
                 }
             }
 
@@ -389,11 +477,11 @@ suite!(flex, burn::backend::Flex, Device::flex(), true);
 #[cfg(feature = "ndarray")]
 suite!(ndarray, burn::backend::NdArray, Device::ndarray(), true);
 #[cfg(feature = "cpu")]
-suite!(cpu, burn_cubecl::CubeBackend, Device::cpu(), false);
+suite!(cpu, burn_cubecl::Cube, Device::cpu(), false);
 #[cfg(feature = "vulkan")]
-suite!(vulkan, burn_cubecl::CubeBackend, bitnet_kernels::device("vulkan").unwrap(), false);
+suite!(vulkan, burn_cubecl::Cube, bitnet_kernels::device("vulkan").unwrap(), false);
 #[cfg(feature = "webgpu")]
-suite!(webgpu, burn_cubecl::CubeBackend, bitnet_kernels::device("webgpu").unwrap(), false);
+suite!(webgpu, burn_cubecl::Cube, bitnet_kernels::device("webgpu").unwrap(), false);
 
 #[test]
 fn devices_are_found_by_name_and_others_are_refused() {

@@ -280,12 +280,47 @@ fn score_inspect_tokenize_and_devices_speak_json() {
 }
 
 #[test]
+fn too_little_memory_of_a_device_is_said_before_it_is_used() {
+    let generate = |bytes: u64, more: &[&str]| {
+        let mut command = bitnet();
+        command.env("BITNET_DEVICE_MEMORY", bytes.to_string()).args(["generate", "x", "-n", "2"]).args(more);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = generate(1, &[]);
+    let needed =
+        text.strip_prefix("error: the weights need ").and_then(|rest| rest.split_once(" MB, and the device has 0 MB"));
+    let megabytes: u64 = needed.unwrap_or_else(|| panic!("{text}")).0.parse().unwrap();
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    // The weights, but not the cache of the whole context; a smaller one goes.
+    let (code, text) = generate(megabytes * 1_000_000, &[]);
+    assert!(text.starts_with("error: the weights and a cache for 1024 tokens need "), "{text}");
+    assert!(text.ends_with(&format!("and the device has {megabytes} MB: ask for a smaller context\n")), "{text}");
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    let (code, text) = generate((megabytes + 1) * 1_000_000, &["--context", "64"]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
 fn wrong_arguments_are_named_in_one_line() {
     assert_eq!(refusal(&["generate", ""]), "the prompt is empty");
     assert!(refusal(&["generate", "x", "--temperature", "-1"]).starts_with("temperature"));
     assert!(refusal(&["generate", "x", "-m", "absent.gguf"]).contains("absent.gguf"));
     assert!(refusal(&["generate", "x", "-m", "absent/model"]).contains("absent/model"));
     assert!(refusal(&["generate", "x", "--device", "abacus"]).contains("abacus"));
+    let second = refusal(&["generate", "x", "--device", "flex:7"]);
+    assert!(second.contains("no device flex:7: this machine has 1 "), "{second}");
+    for (feature, there) in [
+        ("cuda", cfg!(feature = "cuda")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("webgpu", cfg!(feature = "webgpu")),
+        ("cpu", cfg!(feature = "cpu")),
+    ] {
+        if !there {
+            let text = refusal(&["generate", "x", "--device", feature]);
+            assert!(text.contains(&format!("without {feature}: build it with `--features {feature}`")), "{text}");
+        }
+    }
     assert!(refusal(&["generate", "x", "--tokenizer", "absent.json"]).contains("absent.json"));
     assert!(refusal(&["generate", &"whale ".repeat(1200), "-n", "1"]).contains("the context is 1024"));
     assert!(refusal(&["score", "absent.txt"]).contains("absent.txt"));

@@ -55,7 +55,10 @@ impl Attention {
         let [q, k, v] = self.states(h, norm);
         let out = match context {
             // No cache is longer than a window: see `Transformer::cache`.
-            Context::Cached { positions, cache } => cache.attend([q, k, v], positions.of(self), self.scale),
+            Context::Cached { positions, places, cache } => {
+                let states = [q, k, v].map(|x| x.squeeze_dim::<3>(0));
+                cache.attend(states, positions.of(self), places, self.scale)
+            }
             Context::Sequences { positions, lengths } => {
                 let rope = positions.of(self);
                 let (q, k) = (rope.apply(q), rope.apply(k));
@@ -66,7 +69,6 @@ impl Attention {
                     }
                     _ => ops::training::segment_attention([q, k, v], lengths, self.scale),
                 }
-                .unsqueeze()
             }
         };
         out.reshape([tokens, self.heads * self.head_dim])

@@ -3,50 +3,91 @@
 use bitnet_kernels::CacheFormat;
 use bitnet_kernels::cpu::kv_cache::BLOCK;
 use bitnet_kernels::ops::{self, CacheSpec};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::ModelError;
-use crate::rope::RopeTables;
+use crate::next::Steps;
+use crate::rope::{Positions, RopeTables, Ropes};
 
 /// Blocks of 16 positions that a new cache has room for, unless its limit is lower.
 const FIRST_BLOCKS: usize = 4;
 
-/// Keys and values of the tokens that a session has seen, for every layer.
+/// Keys and values of the tokens that some sequences have, for every layer. Each sequence has a slot and a length of its own;
+/// a session has a cache of one slot.
 ///
 /// It grows by doubling up to its limit. A clone is a fork: both share their memory until one of them goes on.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// Of the positions that there is room for.
+    positions: Positions,
+    ropes: Ropes,
+    lens: Vec<usize>,
     limit: usize,
+    room: Room,
+    steps: Steps,
 }
 
-/// Keys and values of one layer, of which the first `len` positions are in use.
+/// What a device has for a model and its cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Bytes of the device, where they are known.
+    pub device: Option<u64>,
+    /// The most bytes that its kernels can be given in one tensor.
+    pub tensor: usize,
+}
+
+/// Sizes of a cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CacheSize {
+    pub layers: usize,
+    pub slots: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Positions of a slot, at most.
+    pub limit: usize,
+    pub format: CacheFormat,
+}
+
+/// Keys and values of one layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCache {
-    /// U32 `[batch, kv_heads, blocks, words]` each. `None` only while [`LayerCache::attend`] writes.
+    /// U32 `[slots, kv_heads, blocks, words]` each. `None` only while [`LayerCache::attend`] writes.
     sides: Option<[Tensor<4, Int>; 2]>,
     format: CacheFormat,
-    len: usize,
+}
+
+/// Where the tokens of a call belong in a cache.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// U32 `[tokens, 2]`: slot and position.
+    pub tensor: Tensor<2, Int>,
+    /// Tokens of one sequence that stand together, see [`CacheSpec::run`].
+    pub run: usize,
 }
 
 impl KvCache {
-    pub(crate) fn new(
-        layers: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        limit: usize,
-        format: CacheFormat,
-        device: &Device,
-    ) -> Self {
+    pub(crate) fn new(size: CacheSize, ropes: &Ropes, room: Room, device: &Device) -> Self {
+        let CacheSize { layers, slots, kv_heads, head_dim, limit, format } = size;
         let blocks = FIRST_BLOCKS.min(limit.div_ceil(BLOCK));
-        let zeros = || Tensor::zeros([1, kv_heads, blocks, format.block_words(head_dim)], (device, DType::U32));
-        let layer = || LayerCache { sides: Some([zeros(), zeros()]), format, len: 0 };
-        Self { layers: std::iter::repeat_with(layer).take(layers).collect(), limit }
+        let zeros = || Tensor::zeros([slots, kv_heads, blocks, format.block_words(head_dim)], (device, DType::U32));
+        let layer = || LayerCache { sides: Some([zeros(), zeros()]), format };
+        Self {
+            layers: std::iter::repeat_with(layer).take(layers).collect(),
+            positions: ropes.positions(blocks * BLOCK, device),
+            ropes: ropes.clone(),
+            lens: vec![0; slots],
+            limit,
+            room,
+            steps: Steps::default(),
+        }
     }
 
-    /// Tokens it holds.
+    /// Tokens that its longest sequence has.
     pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.len)
+        self.lens.iter().copied().max().unwrap_or(0)
     }
 
     /// Whether it holds no token.
@@ -54,7 +95,12 @@ impl KvCache {
         self.len() == 0
     }
 
-    /// The most tokens it may hold.
+    /// Tokens of each sequence.
+    pub fn lens(&self) -> &[usize] {
+        &self.lens
+    }
+
+    /// The most tokens that a sequence may have.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -66,34 +112,128 @@ impl KvCache {
 
     /// Bytes of its keys and values, used or not.
     pub fn bytes(&self) -> usize {
-        let words = self.layers.iter().map(|layer| 2 * layer.shape().iter().product::<usize>());
-        words.sum::<usize>() * size_of::<u32>()
+        self.bytes_of_block() * self.blocks()
     }
 
-    /// Forgets all tokens from position `len` on; nothing happens when it holds fewer.
+    /// Whether a step of [`crate::Transformer::next`] is recorded, which the next one of its shape replays.
+    pub fn is_recorded(&self) -> bool {
+        self.steps.is_recorded()
+    }
+
+    /// Forgets all tokens from position `len` on, of every sequence; nothing happens to those that have fewer.
     pub fn truncate(&mut self, len: usize) {
-        for layer in &mut self.layers {
-            layer.len = layer.len.min(len);
-        }
+        self.lens.iter_mut().for_each(|own| *own = (*own).min(len));
     }
 
-    /// Makes room for `tokens` more.
+    /// Forgets all tokens of one sequence.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn clear(&mut self, slot: usize) {
+        self.lens[slot] = 0;
+    }
+
+    /// Makes room for so many tokens more in each of some slots, and says where they go, slot after slot.
     ///
     /// # Errors
-    /// When they would go beyond the limit; nothing has changed then.
-    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), ModelError> {
-        let needed = self
-            .len()
-            .checked_add(tokens)
-            .filter(|needed| *needed <= self.limit)
-            .ok_or(ModelError::ContextFull { limit: self.limit, needed: self.len().saturating_add(tokens) })?;
-        let limit = self.limit.div_ceil(BLOCK);
-        self.layers.iter_mut().for_each(|layer| layer.grow(needed.div_ceil(BLOCK), limit));
+    /// When they would go beyond the limit or what the device can hold; nothing has changed then.
+    pub(crate) fn reserve(
+        &mut self,
+        parts: impl Iterator<Item = (usize, usize)> + Clone,
+        device: &Device,
+    ) -> Result<Places, ModelError> {
+        let mut most = 0;
+        for (slot, tokens) in parts.clone() {
+            let len = self.lens[slot];
+            let needed = len.checked_add(tokens).filter(|needed| *needed <= self.limit);
+            most = most
+                .max(needed.ok_or(ModelError::ContextFull { limit: self.limit, needed: len.saturating_add(tokens) })?);
+        }
+        self.grow(most.div_ceil(BLOCK), device)?;
+        let places: Vec<u32> = parts
+            .clone()
+            .flat_map(|(slot, tokens)| (self.lens[slot]..).take(tokens).flat_map(move |at| [slot as u32, at as u32]))
+            .collect();
+        let mut runs = parts.map(|(_, tokens)| tokens);
+        let first = runs.next().unwrap_or(1);
+        let run = if runs.all(|tokens| tokens == first) { first.max(1) } else { 1 };
+        let count = places.len() / 2;
+        let tensor = Tensor::from_data(TensorData::new(places, [count, 2]), (device, DType::U32));
+        Ok(Places { tensor, run })
+    }
+
+    /// Room for so many blocks in each slot.
+    fn grow(&mut self, needed: usize, device: &Device) -> Result<(), ModelError> {
+        let (blocks, limit) = (self.blocks(), self.limit.div_ceil(BLOCK));
+        if self.is_empty() {
+            // What all of the context takes is known: better to hear of it now than in the middle of a text.
+            let whole = self.bytes_of_block().saturating_mul(limit);
+            self.room.check(whole, whole / self.tensors().max(1), self.limit)?;
+        }
+        if needed <= blocks {
+            return Ok(());
+        }
+        self.steps.forget();
+        let wider = needed.max((2 * blocks).min(limit));
+        let used = self.len().div_ceil(BLOCK);
+        self.layers.iter_mut().for_each(|layer| layer.grow(wider, used));
+        self.positions = self.ropes.positions(wider * BLOCK, device);
         Ok(())
     }
 
-    pub(crate) fn layers(&mut self) -> impl Iterator<Item = &mut LayerCache> {
-        self.layers.iter_mut()
+    /// To be called before anything but a recorded step goes on: where its tensors would be copied, a recording is of no use.
+    pub(crate) fn change(&mut self) {
+        if !self.layers.iter().all(LayerCache::can_change) {
+            self.steps.forget();
+        }
+    }
+
+    /// What [`crate::Transformer::next`] keeps between its calls.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// Tokens have been written to their places.
+    pub(crate) fn advance(&mut self, parts: impl Iterator<Item = (usize, usize)>) {
+        parts.for_each(|(slot, tokens)| self.lens[slot] += tokens);
+    }
+
+    /// Angles of the positions, and the layers.
+    pub(crate) fn parts(&mut self) -> (&Positions, impl Iterator<Item = &mut LayerCache>) {
+        (&self.positions, self.layers.iter_mut())
+    }
+
+    fn blocks(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.shape()[2])
+    }
+
+    fn tensors(&self) -> usize {
+        2 * self.layers.len()
+    }
+
+    /// Bytes of a block of each slot and head in all layers.
+    fn bytes_of_block(&self) -> usize {
+        let of_layer = self.layers.first().map_or(0, |layer| {
+            let [slots, heads, _, words] = layer.shape();
+            slots * heads * words
+        });
+        self.tensors() * of_layer * size_of::<u32>()
+    }
+}
+
+impl Room {
+    /// Refuses a cache for `tokens` tokens that takes `cache` bytes, `tensor` of them in one tensor, if the device cannot
+    /// hold it beside the weights.
+    fn check(&self, cache: usize, tensor: usize, tokens: usize) -> Result<(), ModelError> {
+        if tensor > self.tensor {
+            return Err(ModelError::CacheTensor { tokens, needed: tensor as u64, found: self.tensor as u64 });
+        }
+        match self.device {
+            Some(found) if self.weights.saturating_add(cache as u64) > found => {
+                Err(ModelError::CacheMemory { tokens, weights: self.weights, cache: cache as u64, found })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -102,29 +242,35 @@ impl LayerCache {
         self.sides.as_ref().map_or([0; 4], |[keys, _]| keys.dims())
     }
 
-    fn grow(&mut self, needed: usize, limit: usize) {
-        let [batch, heads, blocks, words] = self.shape();
-        if needed <= blocks {
-            return;
-        }
-        let wider = needed.max((2 * blocks).min(limit));
-        let used = [0..batch, 0..heads, 0..self.len.div_ceil(BLOCK), 0..words];
+    /// Whether its tensors change in place.
+    fn can_change(&self) -> bool {
+        self.sides.as_ref().is_some_and(|sides| sides.iter().all(Tensor::can_mut))
+    }
+
+    /// Room for `wider` blocks in each slot, of which the first `used` are kept.
+    fn grow(&mut self, wider: usize, used: usize) {
+        let [slots, heads, _, words] = self.shape();
+        let kept = [0..slots, 0..heads, 0..used, 0..words];
         let grow = |old: Tensor<4, Int>| {
-            let new = Tensor::zeros([batch, heads, wider, words], (&old.device(), DType::U32));
-            if self.len == 0 { new } else { new.slice_assign(used.clone(), old.slice(used.clone())) }
+            let new = Tensor::zeros([slots, heads, wider, words], (&old.device(), DType::U32));
+            if used == 0 { new } else { new.slice_assign(kept.clone(), old.slice(kept.clone())) }
         };
         self.sides = self.sides.take().map(|sides| sides.map(grow));
     }
 
-    /// Writes `k` and `v` (`[batch, tokens, kv_heads, head_dim]`) after the last position and gives the attention of `q`
-    /// (`[batch, tokens, heads, head_dim]`) over all.
-    pub(crate) fn attend(&mut self, [q, k, v]: [Tensor<4>; 3], rope: &RopeTables, scale: f64) -> Tensor<4> {
-        let tokens = q.dims()[1];
+    /// Writes `k` and `v` (`[tokens, kv_heads, head_dim]`) to their places and gives the attention of `q`
+    /// (`[tokens, heads, head_dim]`) over what is there up to them.
+    pub(crate) fn attend(
+        &mut self,
+        states: [Tensor<3>; 3],
+        rope: &RopeTables,
+        places: &Places,
+        scale: f64,
+    ) -> Tensor<3> {
         let sides = self.sides.take().expect("a cache that is not being written has its tensors");
-        let spec = CacheSpec { format: self.format, start: self.len, scale };
-        let (out, sides) = ops::cached_attention([q, k, v], rope.parts(), sides, spec);
+        let spec = CacheSpec { format: self.format, scale, run: places.run };
+        let (out, sides) = ops::cached_attention(states, rope.parts(), sides, places.tensor.clone(), spec);
         self.sides = Some(sides);
-        self.len += tokens;
         out
     }
 }

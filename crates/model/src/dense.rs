@@ -118,6 +118,17 @@ impl DenseMatrix {
         }
     }
 
+    /// Bytes of its values as they are on the device.
+    pub fn bytes(&self) -> usize {
+        match &self.values {
+            Values::Stored(rows) => {
+                let bytes = |shard: &Tensor<2, Int>| shard.dims().iter().product::<usize>() * shard.dtype().size();
+                rows.shards.iter().map(|shard| bytes(&shard.val())).sum()
+            }
+            Values::Trained(rows) => rows.weight.dims().iter().product::<usize>() * size_of::<f32>(),
+        }
+    }
+
     /// The weights in training, where it has them.
     pub fn param(&self) -> Option<&Param<Tensor<2>>> {
         match &self.values {

@@ -63,6 +63,37 @@ pub enum ModelError {
         /// Bytes of the device.
         found: u64,
     },
+    /// The device cannot hold the weights and the cache.
+    #[error(
+        "the weights and a cache for {tokens} tokens need {} MB ({} and {} MB), and the device has {} MB: ask for a \
+         smaller context",
+        weights.saturating_add(*cache).div_ceil(1_000_000), weights.div_ceil(1_000_000), cache.div_ceil(1_000_000),
+        found / 1_000_000
+    )]
+    CacheMemory {
+        /// Tokens of each sequence.
+        tokens: usize,
+        /// Bytes of the weights.
+        weights: u64,
+        /// Bytes of the cache.
+        cache: u64,
+        /// Bytes of the device.
+        found: u64,
+    },
+    /// The device takes no tensor as large as a layer's keys.
+    #[error(
+        "a cache for {tokens} tokens needs {} MB in one tensor, and the device takes {} MB: ask for a smaller context or \
+         fewer sequences",
+        needed.div_ceil(1_000_000), found / 1_000_000
+    )]
+    CacheTensor {
+        /// Tokens of each sequence.
+        tokens: usize,
+        /// Bytes of the keys of a layer.
+        needed: u64,
+        /// Bytes that the device takes.
+        found: u64,
+    },
     /// More positions than the cache may hold.
     #[error("{needed} tokens do not fit the context of {limit}")]
     ContextFull {

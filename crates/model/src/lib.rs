@@ -23,6 +23,7 @@ mod error;
 mod initialize;
 mod load;
 mod mlp;
+mod next;
 mod norm;
 mod reparameterize;
 mod rope;
@@ -34,10 +35,11 @@ pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeightBits, WeightBits};
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
-pub use bitnet_kernels::cpu::{exp::log_sum_exp, pool};
+pub use bitnet_kernels::cpu::{best_logits::argmax, exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, RowStorage, UnknownCacheFormat, WeightOrder,
-    device, devices, ops, ops::Activations, ops::training::Quantization, row_storage, weight_order,
+    can_replay, device, devices, is_processor, on_notice, ops, ops::Activations, ops::training::Quantization,
+    row_storage, weight_order,
 };
 pub use block::Block;
 pub use cache::KvCache;
@@ -46,6 +48,7 @@ pub use error::ModelError;
 pub use initialize::Initialize;
 pub use load::{Loaded, load, load_trainable, load_with_bits};
 pub use mlp::GatedMlp;
+pub use next::Next;
 pub use norm::RmsNorm;
 pub use reparameterize::{Ternary, TernaryWeight, WeightLayout};
 pub use rope::Rope;

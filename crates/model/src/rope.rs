@@ -78,9 +78,9 @@ impl Ropes {
         Self { global: Rope::new(config), local }
     }
 
-    /// For the positions `start..start + tokens`.
-    pub(crate) fn positions(&self, start: usize, tokens: usize, device: &Device) -> Positions {
-        self.each(|rope| rope.tables(start, tokens, device))
+    /// For the positions below `end`.
+    pub(crate) fn positions(&self, end: usize, device: &Device) -> Positions {
+        self.each(|rope| rope.tables(0, end, device))
     }
 
     /// For sequences of these lengths, one after the other, each from position zero on.

@@ -1,11 +1,11 @@
 //! The decoder of every ternary family.
 
 use bitnet_format::ModelConfig;
-use bitnet_kernels::CacheFormat;
+use bitnet_kernels::{CacheFormat, RowStorage};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::cache::LayerCache;
+use crate::cache::{CacheSize, LayerCache, Places, Room};
 use crate::rope::{Positions, Ropes};
 use crate::{BitLinear, Block, DenseMatrix, KvCache, ModelError, RmsNorm};
 
@@ -33,8 +33,10 @@ pub struct Transformer {
 pub(crate) enum Context<'a> {
     /// Those that a cache holds, before them.
     Cached {
-        /// For the positions of the tokens.
+        /// For all positions of the cache.
         positions: &'a Positions,
+        /// Of the tokens in it.
+        places: &'a Places,
         /// Of this layer.
         cache: &'a mut LayerCache,
     },
@@ -105,8 +107,28 @@ impl Transformer {
 
     /// An empty cache for at most `limit` tokens, and never more than [`Transformer::cache_limit`].
     pub fn cache(&self, limit: usize, format: CacheFormat) -> KvCache {
-        let ModelConfig { num_kv_heads, head_dim, .. } = self.config;
-        KvCache::new(self.blocks.len(), num_kv_heads, head_dim, limit.min(self.cache_limit()), format, &self.device)
+        self.cache_of(1, limit, format)
+    }
+
+    /// An empty cache for `slots` sequences, each of at most `limit` tokens, and never more than
+    /// [`Transformer::cache_limit`].
+    pub fn cache_of(&self, slots: usize, limit: usize, format: CacheFormat) -> KvCache {
+        let ModelConfig { num_kv_heads: kv_heads, head_dim, .. } = self.config;
+        let limit = limit.min(self.cache_limit());
+        let size = CacheSize { layers: self.blocks.len(), slots, kv_heads, head_dim, limit, format };
+        let tensor = match bitnet_kernels::row_storage(&self.device) {
+            RowStorage::Words { max_bytes, .. } => max_bytes,
+            RowStorage::Bytes => usize::MAX,
+        };
+        let room = Room { weights: self.bytes(), device: bitnet_kernels::memory(&self.device), tensor };
+        KvCache::new(size, &self.ropes, room, &self.device)
+    }
+
+    /// Bytes of the weights, norms left out.
+    pub fn bytes(&self) -> u64 {
+        let linears: usize = self.linears().map(|(_, linear)| linear.weight_bytes()).sum();
+        let dense: usize = self.dense().map(|(_, matrix)| matrix.bytes()).sum();
+        (linears + dense) as u64
     }
 
     /// The most tokens that a cache can have: the model's context, or a sliding window if some layer has one, since layers
@@ -116,19 +138,43 @@ impl Transformer {
         self.config.context_length.min(window)
     }
 
-    /// Runs `tokens` after those in `cache` and gives their hidden states, `[tokens, hidden]`, not yet normalized.
+    /// Runs `tokens` after those in `cache`, which has one slot, and gives their hidden states, `[tokens, hidden]`, not yet
+    /// normalized.
     ///
     /// # Errors
     /// When they do not fit the cache, or one is outside the vocabulary; the cache has not changed then.
     pub fn hidden(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor<2>, ModelError> {
-        let ids = self.ids(tokens)?;
-        cache.reserve(tokens.len())?;
-        let positions = self.ropes.positions(cache.len(), tokens.len(), &self.device);
+        self.hidden_of_slots(&[(0, tokens)], cache)
+    }
+
+    /// Runs, in one step, tokens of several sequences after those that the cache has of each: `parts` are slots, each at
+    /// most once, with their tokens. Gives their hidden states one part after the other, `[tokens, hidden]`, not yet
+    /// normalized.
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`].
+    ///
+    /// # Panics
+    /// When the cache does not have such a slot.
+    pub fn hidden_of_slots(&self, parts: &[(usize, &[u32])], cache: &mut KvCache) -> Result<Tensor<2>, ModelError> {
+        let ids: Vec<u32> = parts.iter().flat_map(|(_, tokens)| tokens.iter().copied()).collect();
+        let ids = self.ids(&ids)?;
+        let lengths = parts.iter().map(|(slot, tokens)| (*slot, tokens.len()));
+        let places = cache.reserve(lengths.clone(), &self.device)?;
+        cache.change();
+        let hidden = self.hidden_at(ids, &places, cache);
+        cache.advance(lengths);
+        Ok(hidden)
+    }
+
+    /// [`Transformer::hidden_of_slots`] for tokens and places that are on the device already.
+    pub(crate) fn hidden_at(&self, ids: Tensor<1, Int>, places: &Places, cache: &mut KvCache) -> Tensor<2> {
         let mut h = self.embed(ids);
-        for (block, cache) in self.blocks.iter().zip(cache.layers()) {
-            h = block.forward(h, Context::Cached { positions: &positions, cache });
+        let (positions, layers) = cache.parts();
+        for (block, cache) in self.blocks.iter().zip(layers) {
+            h = block.forward(h, Context::Cached { positions, places, cache });
         }
-        Ok(h)
+        h
     }
 
     /// What [`Transformer::hidden_of`] needs to know of sequences with these lengths.

@@ -109,11 +109,12 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TernaryOps for Autodiff
         sin: FloatTensor<Self>,
         keys: IntTensor<Self>,
         values: IntTensor<Self>,
+        places: IntTensor<Self>,
         spec: CacheSpec,
     ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
-        let (out, keys, values) = B::cached_attention(q, k, v, cos, sin, keys, values, spec);
+        let (out, keys, values) = B::cached_attention(q, k, v, cos, sin, keys, values, places, spec);
         (Self::from_inner(out), keys, values)
     }
 
@@ -146,6 +147,10 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TernaryOps for Autodiff
             OpsKind::Tracked(prep) => prep.finish((cos.clone(), sin.clone(), start), B::rope(x, cos, sin, start)),
             OpsKind::UnTracked(prep) => prep.finish(B::rope(x, cos, sin, start)),
         }
+    }
+
+    fn top_logits(logits: FloatTensor<Self>, count: usize) -> IntTensor<Self> {
+        B::top_logits(logits.into_primitive(), count)
     }
 
     fn dense_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {

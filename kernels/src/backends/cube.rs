@@ -2,6 +2,7 @@
 
 use bitnet_ternary::Granularity;
 use bitnet_ternary::quantize::FLOOR;
+use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{FloatDType, Scalar, Shape};
@@ -10,9 +11,11 @@ use burn_cubecl::CubeBackend;
 use crate::cpu::dense::RowFormat;
 use crate::cpu::gate::Gate;
 use crate::cube;
+use crate::notice::default_body;
 use crate::ops::training::{self, AdamW, TrainingOps};
 use crate::ops::{
-    Activations, CacheSpec, LinearInput, Norm, TernaryOps, TernarySpec, Weight, WeightOrder, Weights, reference,
+    Activations, CacheSpec, LinearInput, Norm, Outputs, TernaryOps, TernarySpec, Weight, WeightOrder, Weights,
+    reference,
 };
 
 impl TernaryOps for CubeBackend {
@@ -26,7 +29,7 @@ impl TernaryOps for CubeBackend {
         cube::quantized_linear(&cube::quantize(x, None, &spec), weight)
     }
 
-    fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Vec<FloatTensor<Self>> {
+    fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Outputs<Self> {
         let x = match input {
             LinearInput::Plain(x) => x,
             LinearInput::Gated { gate, up, kind } => cube::gated(gate, up, kind),
@@ -52,7 +55,7 @@ impl TernaryOps for CubeBackend {
         if let Some(y) = out.first() {
             cube::rest(y);
         }
-        out
+        Outputs::from_vec(out)
     }
 
     fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {
@@ -63,14 +66,20 @@ impl TernaryOps for CubeBackend {
     fn rows_linear(x: FloatTensor<Self>, rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
         match cube::rows_linear(x.clone(), &rows, format) {
             Some(y) => y,
-            None => reference::rows_linear::<Self>(x, rows, format, cols),
+            None => {
+                default_body::<Self>(&format!("rows_linear of {format:?}"), &x.device());
+                reference::rows_linear::<Self>(x, rows, format, cols)
+            }
         }
     }
 
     fn decode_rows(rows: IntTensor<Self>, format: RowFormat, cols: usize) -> FloatTensor<Self> {
         match cube::decode_rows(&rows, format, cols) {
             Some(values) => values,
-            None => reference::decode_rows::<Self>(rows, format, cols),
+            None => {
+                default_body::<Self>(&format!("decode_rows of {format:?}"), &rows.device());
+                reference::decode_rows::<Self>(rows, format, cols)
+            }
         }
     }
 
@@ -90,10 +99,19 @@ impl TernaryOps for CubeBackend {
         sin: FloatTensor<Self>,
         keys: IntTensor<Self>,
         values: IntTensor<Self>,
+        places: IntTensor<Self>,
         spec: CacheSpec,
     ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
-        let (q, k) = (cube::rope(q, cos.clone(), sin.clone(), 0), cube::rope(k, cos, sin, 0));
-        cube::attend([q, k, v], [keys, values], spec)
+        cube::attend([q, k, v], [cos, sin], [keys, values], places, spec)
+    }
+
+    fn top_logits(logits: FloatTensor<Self>, count: usize) -> IntTensor<Self> {
+        let [_, vocab] = logits.shape().dims();
+        if count == 0 || vocab >= cube::MOST {
+            default_body::<Self>("top_logits of so many", &logits.device());
+            return reference::top_logits::<Self>(logits, count);
+        }
+        cube::top_logits(logits, count)
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {

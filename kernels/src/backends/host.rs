@@ -4,15 +4,16 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 
 use super::written::written;
-use crate::cpu::attention::{AttentionShape, attention};
+use crate::cpu::attention::cached::Step;
+use crate::cpu::best_logits;
 use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::gate::{self, Gate, gated};
 use crate::cpu::isa::Isa;
-use crate::cpu::kv_cache::{CacheShape, CacheSide};
+use crate::cpu::kv_cache::CacheShape;
 use crate::cpu::norm;
 use crate::cpu::rope;
 use crate::cpu::ternary::{self, ScaleView, TernaryView};
-use crate::ops::{Activations, CacheSpec, LinearInput, Norm, TernaryOps, TernarySpec, Weight, Weights};
+use crate::ops::{Activations, CacheSpec, LinearInput, Norm, Outputs, TernaryOps, TernarySpec, Weight, Weights};
 
 /// A backend whose tensors can be borrowed as slices.
 ///
@@ -98,11 +99,11 @@ impl<B: HostBackend> TernaryOps for B {
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
         let weights = Weights::One(Weight { words, scale, spec });
-        let mut out = B::ternary_linears(LinearInput::Plain(x), Norm::None, weights);
-        out.pop().expect("one output for each matrix")
+        let out = B::ternary_linears(LinearInput::Plain(x), Norm::None, weights);
+        out.into_vec().pop().expect("one output for each matrix")
     }
 
-    fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Vec<FloatTensor<Self>> {
+    fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Outputs<Self> {
         let isa = Isa::active();
         let norm = match norm {
             Norm::None => None,
@@ -122,7 +123,7 @@ impl<B: HostBackend> TernaryOps for B {
                     row.copy_from_slice(&x[token * cols..][..cols]);
                     normalize(row);
                 };
-                linears::<B>(tokens, row, weights)
+                Outputs::from_vec(linears::<B>(tokens, row, weights))
             }
             LinearInput::Gated { gate, up, kind } => {
                 let (gate, up) = (B::contiguous(gate), B::contiguous(up));
@@ -133,7 +134,7 @@ impl<B: HostBackend> TernaryOps for B {
                     gate::gated_row(isa, kind, gate, up, row);
                     normalize(row);
                 };
-                linears::<B>(tokens, row, weights)
+                Outputs::from_vec(linears::<B>(tokens, row, weights))
             }
         }
     }
@@ -197,28 +198,42 @@ impl<B: HostBackend> TernaryOps for B {
         sin: FloatTensor<Self>,
         keys: IntTensor<Self>,
         values: IntTensor<Self>,
+        places: IntTensor<Self>,
         spec: CacheSpec,
     ) -> (FloatTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
         let isa = Isa::active();
         let (q, k, v) = (B::contiguous(q), B::contiguous(k), B::contiguous(v));
-        let (cos, sin) = (B::contiguous(cos), B::contiguous(sin));
-        let (q_shape, k_shape): ([usize; 4], [usize; 4]) = (q.shape().dims(), k.shape().dims());
-        let [batch, tokens, heads, head_dim] = q_shape;
-        let [_, kv_heads, blocks, _] = keys.shape().dims();
+        let (cos, sin, places) = (B::contiguous(cos), B::contiguous(sin), B::contiguous_int(places));
+        let shape: [usize; 3] = q.shape().dims();
+        let [_, heads, head_dim] = shape;
+        let [batch, kv_heads, blocks, _] = keys.shape().dims();
         let [_, half] = cos.shape().dims();
-        let (cos, sin) = (B::f32s(&cos), B::f32s(&sin));
-        let (mut turned_q, mut turned_k) = (B::f32s(&q).to_vec(), B::f32s(&k).to_vec());
-        rope::rotate(isa, &mut turned_q, q_shape, cos, sin, half, 0);
-        rope::rotate(isa, &mut turned_k, k_shape, cos, sin, half, 0);
         let cache = CacheShape { batch, kv_heads, head_dim, blocks, format: spec.format };
-        let keys = B::change_words(keys, |keys| cache.write(CacheSide::Keys, &turned_k, spec.start, keys));
-        let values = B::change_words(values, |values| cache.write(CacheSide::Values, B::f32s(&v), spec.start, values));
-        let shape = AttentionShape { tokens, heads, start: spec.start };
+        let step = Step {
+            q: B::f32s(&q),
+            k: B::f32s(&k),
+            v: B::f32s(&v),
+            cos: B::f32s(&cos),
+            sin: B::f32s(&sin),
+            places: B::words(&places),
+            heads,
+            half,
+            scale: spec.scale as f32,
+        };
+        let keys = B::change_words(keys, |keys| step.write_keys(isa, cache, keys));
+        let values = B::change_words(values, |values| step.write_values(cache, values));
         let (k, v) = (B::words(&keys), B::words(&values));
-        let out = written(turned_q.len(), |out| {
-            attention(isa, &turned_q, k, v, cache, shape, spec.scale as f32, out);
-        });
-        (B::from_f32s(out, &q_shape), keys, values)
+        let out = written(step.q.len(), |out| step.attend(isa, cache, k, v, out));
+        (B::from_f32s(out, &shape), keys, values)
+    }
+
+    fn top_logits(logits: FloatTensor<Self>, count: usize) -> IntTensor<Self> {
+        let logits = B::contiguous(logits);
+        let [rows, vocab] = logits.shape().dims();
+        B::from_words(
+            best_logits::top_logits(Isa::active(), B::f32s(&logits), vocab, count),
+            &[rows, best_logits::width(count)],
+        )
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {

@@ -8,6 +8,7 @@ mod activations;
 pub mod adamw;
 pub mod attention;
 mod base3;
+pub mod best_logits;
 pub mod code_rows;
 pub mod cross_entropy;
 pub mod dense;

@@ -1,11 +1,12 @@
-//! Rotary positions and attention over a cache on tensors.
+//! Rotary positions, and attention over a cache on tensors.
 
 use burn::backend::{DType, TensorMetadata};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::cache::per_word;
+use super::attention::Tile;
+use super::cache::{per_word, words_of_position};
 use super::launch::{empty, own};
 use super::target::Target;
 use super::{attention, cache, rope as rotary};
@@ -28,101 +29,188 @@ pub(crate) fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, start: usize
 }
 
 /// Writes `k` and `v` to the cache, whose tensors change in place where nothing else holds them, and gives the attention
-/// of `q` over it.
+/// of `q` over it; see [`crate::TernaryOps::cached_attention`].
 pub(crate) fn attend(
     [q, k, v]: [CubeTensor; 3],
+    [cos, sin]: [CubeTensor; 2],
     [keys, values]: [CubeTensor; 2],
+    places: CubeTensor,
     spec: CacheSpec,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let (keys, values) = (own(keys), own(values));
-    write(k, &keys, spec, CacheSide::Keys);
-    write(v, &values, spec, CacheSide::Values);
-    let q = into_contiguous(q);
-    let (client, target) = (q.client.clone(), Target::of(&q.client));
-    let shape: [usize; 4] = q.shape().dims();
-    let [batch, tokens, heads, head_dim] = shape;
-    let [_, kv_heads, blocks, block_words] = keys.shape().dims();
-    let out = empty(&q, shape, DType::F32);
-    let (q, y) = (q.into_buffer_arg(), out.clone().into_buffer_arg());
-    let (k, v) = (keys.clone().into_buffer_arg(), values.clone().into_buffer_arg());
-    let (scale, rows) = (spec.scale as f32, batch * tokens * heads);
-    let start = spec.start;
-    if target.is_cpu() && head_dim.is_multiple_of(BLOCK) {
-        let (count, dim) = target.tasks(rows);
-        let vector = BLOCK / per_word(spec.format);
+    let (q, cos, sin, places) =
+        (into_contiguous(q), into_contiguous(cos), into_contiguous(sin), into_contiguous(places));
+    let call = Call { target: Target::of(&q.client), cos, sin, places, spec };
+    call.write(k, &keys, CacheSide::Keys);
+    call.write(v, &values, CacheSide::Values);
+    let out = if call.target.is_cpu() && q.shape()[2].is_multiple_of(BLOCK) {
+        call.alone(q, &keys, &values)
+    } else {
+        call.together(q, &keys, &values)
+    };
+    (out, keys, values)
+}
+
+/// Rows of queries and numbers of them that a cube keeps at most.
+const TILE_ROWS: usize = 16;
+const TILE_VALUES: usize = 2048;
+
+/// Cubes that keep a large GPU busy.
+const MANY_CUBES: usize = 512;
+
+/// What the kernels of an attention step have in common.
+struct Call {
+    target: Target,
+    cos: CubeTensor,
+    sin: CubeTensor,
+    places: CubeTensor,
+    spec: CacheSpec,
+}
+
+impl Call {
+    fn half(&self) -> usize {
+        self.cos.shape()[1]
+    }
+
+    fn write(&self, x: CubeTensor, cache: &CubeTensor, side: CacheSide) {
+        let x = into_contiguous(x);
+        let client = x.client.clone();
+        let [tokens, kv_heads, head_dim] = x.shape().dims();
+        let [_, _, blocks, block_words] = cache.shape().dims();
+        let format = self.spec.format;
+        // Values do not turn.
+        let half = if side == CacheSide::Keys { self.half() } else { 0 };
+        let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
+        if format == CacheFormat::Int8 {
+            let (count, dim) = self.target.tasks(tokens * kv_heads);
+            let (x, cache) = (x.clone().into_buffer_arg(), cache.clone().into_buffer_arg());
+            let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
+            cache::scales::launch(
+                &client,
+                count,
+                dim,
+                x,
+                cos,
+                sin,
+                places,
+                cache,
+                kv_heads,
+                blocks,
+                head_dim,
+                half,
+                block_words,
+            );
+        }
+        let (count, dim) = self.target.tasks(tokens * kv_heads * words_of_position(head_dim, format, side));
+        let (x, cache) = (x.into_buffer_arg(), cache.clone().into_buffer_arg());
+        cache::write::launch(
+            &client,
+            count,
+            dim,
+            x,
+            cos,
+            sin,
+            places,
+            cache,
+            kv_heads,
+            blocks,
+            head_dim,
+            half,
+            block_words,
+            format,
+            side,
+        );
+    }
+
+    /// By units that work by themselves.
+    fn alone(&self, q: CubeTensor, keys: &CubeTensor, values: &CubeTensor) -> CubeTensor {
+        let client = q.client.clone();
+        let [tokens, heads, head_dim] = q.shape().dims();
+        let [_, kv_heads, blocks, _] = keys.shape().dims();
+        let out = empty(&q, [tokens, heads, head_dim], DType::F32);
+        let (count, dim) = self.target.tasks(tokens * heads);
+        let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
         attention::alone::launch(
             &client,
             count,
             dim,
-            vector,
-            q,
-            k,
-            v,
-            y,
-            start,
-            tokens,
+            BLOCK / per_word(self.spec.format),
+            q.into_buffer_arg(),
+            cos,
+            sin,
+            places,
+            keys.clone().into_buffer_arg(),
+            values.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
             heads,
             kv_heads,
             blocks,
-            scale,
+            self.spec.scale as f32,
             head_dim,
-            spec.format,
+            self.half(),
+            self.spec.format,
         );
-    } else {
-        let (count, dim) =
-            if target.is_cpu() { (CubeCount::new_single(), CubeDim::new_1d(1)) } else { target.rows(rows) };
-        let units = target.units_of_a_row();
+        out
+    }
+
+    /// By cubes whose units share their work.
+    fn together(&self, q: CubeTensor, keys: &CubeTensor, values: &CubeTensor) -> CubeTensor {
+        let client = q.client.clone();
+        let [tokens, heads, head_dim] = q.shape().dims();
+        let [_, kv_heads, blocks, block_words] = keys.shape().dims();
+        let run = self.spec.run;
+        assert!(run > 0 && tokens.is_multiple_of(run), "{tokens} tokens in runs of {run}");
+        let tile = self.tile(heads / kv_heads, head_dim, [tokens, kv_heads, blocks]);
+        let rows = tokens / run * run.div_ceil(tile.tokens) * kv_heads * tile.of_kv_head * tile.splits;
+        let (count, dim) = match self.target.is_cpu() {
+            true => (CubeCount::new_single(), CubeDim::new_1d(1)),
+            false => self.target.rows(rows),
+        };
+        let out = empty(&q, [tokens, heads, head_dim], DType::F32);
+        let parts = (tile.splits > 1).then(|| empty(&q, [tokens * heads * tile.splits, tile.partial()], DType::F32));
+        let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
         attention::together::launch(
             &client,
             count,
             dim,
-            q,
-            k,
-            v,
-            y,
-            start,
-            tokens,
-            heads,
+            q.into_buffer_arg(),
+            cos,
+            sin,
+            places,
+            keys.clone().into_buffer_arg(),
+            values.clone().into_buffer_arg(),
+            parts.as_ref().unwrap_or(&out).clone().into_buffer_arg(),
+            run,
             kv_heads,
             blocks,
-            scale,
-            head_dim,
+            self.spec.scale as f32,
+            tile,
             block_words,
-            spec.format,
-            units,
+            self.spec.format,
         );
+        if let Some(parts) = parts {
+            let (count, dim) = self.target.tasks(tokens * heads * head_dim);
+            let (parts, y) = (parts.into_buffer_arg(), out.clone().into_buffer_arg());
+            attention::combine::launch(&client, count, dim, parts, y, head_dim, tile.splits);
+        }
+        out
     }
-    (out, keys, values)
-}
 
-fn write(x: CubeTensor, cache: &CubeTensor, spec: CacheSpec, side: CacheSide) {
-    let x = into_contiguous(x);
-    let (client, target) = (x.client.clone(), Target::of(&x.client));
-    let [batch, tokens, kv_heads, head_dim] = x.shape().dims();
-    let [_, _, blocks, block_words] = cache.shape().dims();
-    let (start, format) = (spec.start, spec.format);
-    assert!(start + tokens <= blocks * BLOCK, "the cache has room for {} positions", blocks * BLOCK);
-    if format == CacheFormat::Int8 {
-        let (count, dim) = target.tasks(batch * tokens * kv_heads);
-        let (x, cache) = (x.clone().into_buffer_arg(), cache.clone().into_buffer_arg());
-        cache::scales::launch(&client, count, dim, x, cache, start, tokens, kv_heads, blocks, head_dim, block_words);
+    /// How the work is cut: `group` query heads read a KV head.
+    fn tile(&self, group: usize, head_dim: usize, [tokens, kv_heads, blocks]: [usize; 3]) -> Tile {
+        let units = self.target.units_of_a_row();
+        let most = TILE_ROWS.min(TILE_VALUES / head_dim).max(1);
+        let heads = (1..=group.min(most)).rev().find(|heads| group.is_multiple_of(*heads)).unwrap_or(1);
+        let of_tile = if units == 1 { 1 } else { (most / heads.next_power_of_two()).clamp(1, self.spec.run) };
+        let mut tile =
+            Tile { head_dim, half: self.half(), heads, of_kv_head: group / heads, tokens: of_tile, units, splits: 1 };
+        if units > 1 {
+            // By the room in the cache, not by what is in it: a captured step keeps its launches while that grows. A split
+            // should have some chunks to itself.
+            let tiles = tokens / self.spec.run * self.spec.run.div_ceil(of_tile) * kv_heads * tile.of_kv_head;
+            let chunks = (blocks * BLOCK).div_ceil(4 * tile.chunk());
+            tile.splits = 1 << (MANY_CUBES / tiles.max(1)).min(chunks).max(1).ilog2();
+        }
+        tile
     }
-    let touched = (start + tokens - 1) / BLOCK + 1 - start / BLOCK;
-    let (count, dim) = target.tasks(batch * kv_heads * touched * block_words);
-    let (x, cache) = (x.into_buffer_arg(), cache.clone().into_buffer_arg());
-    cache::write::launch(
-        &client,
-        count,
-        dim,
-        x,
-        cache,
-        start,
-        tokens,
-        kv_heads,
-        blocks,
-        head_dim,
-        block_words,
-        format,
-        side,
-    );
 }

@@ -5,7 +5,7 @@
 //! CPU runtime a unit is a thread, which takes rows by itself with wider vectors, see `target.rs`. Float sums have another
 //! order than in the native CPU kernels, so floats agree to rounding; the integers within ternary layers agree exactly.
 //!
-//! Kernels use 32-bit types alone, which is what WebGPU has, and at most six buffers; only the product that processors run
+//! Kernels use 32-bit types alone, which is what WebGPU has, and at most eight buffers, what a launch itself needs among them; only the product that processors run
 //! (`matvec::halves`) has lanes of 16 bits.
 
 mod attention;
@@ -15,6 +15,7 @@ mod gate;
 mod launch;
 mod launch_attention;
 mod launch_rows;
+mod launch_top;
 mod launch_training;
 mod matvec;
 mod narrow;
@@ -23,10 +24,12 @@ mod quantize;
 mod rope;
 mod rows;
 mod target;
+mod top;
 mod training;
 
 pub(crate) use launch::{Quantized, gated, quantize, quantized_linear, rest, rms_norm};
 pub(crate) use launch_attention::{attend, rope};
 pub(crate) use launch_rows::{decode_rows, rows_linear};
+pub(crate) use launch_top::{MOST, top_logits};
 pub(crate) use launch_training::{absmax, adamw, mean_magnitudes, pack, round_to, unpack, values_of_codes};
 pub(crate) use target::Target;

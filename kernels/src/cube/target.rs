@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use cubecl::features::TypeUsage;
+use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 
 /// How activations meet the codes of ternary weights.
@@ -79,20 +81,30 @@ impl Target {
         }
     }
 
-    /// The device's own name, and what its kernels find there.
-    pub fn describe(&self, client: &Client) -> String {
-        let properties = client.properties();
-        let name = &properties.identity.name;
-        let has = |there: bool, what: &'static str| there.then_some(what);
-        let matmul = &properties.features.matmul;
-        let found = [
-            has(self.products == Products::Bytes, "dp4a"),
-            has(!matmul.cmma.is_empty() || !matmul.mma.is_empty(), "matrix units"),
-            has(client.name().contains("cuda") || client.name().contains("hip"), "graph replay"),
+    /// Whether launches can be recorded and replayed.
+    pub fn replays(client: &Client) -> bool {
+        ["cuda", "hip", "wgpu"].iter().any(|runtime| client.name().contains(runtime))
+    }
+
+    /// The device's own name.
+    pub fn describe(client: &Client) -> String {
+        format!("CubeCL {}, {}", client.name(), client.properties().identity.name)
+    }
+
+    /// What the device does by itself, of what kernels could use.
+    pub fn natively(&self, client: &Client) -> Vec<&'static str> {
+        let features = &client.properties().features;
+        let matmul = &features.matmul;
+        let of = |elem: ElemType| matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == elem);
+        let (i8, f16) = (ElemType::Int(IntKind::I8), ElemType::Float(FloatKind::F16));
+        let all = [
+            (self.products == Products::Bytes, "dp4a"),
+            (of(i8), "int8 matrix units"),
+            (of(f16) || of(ElemType::Float(FloatKind::BF16)), "16-bit matrix units"),
+            (features.type_usage(f16).contains(TypeUsage::Arithmetic), "f16"),
+            (Self::replays(client), "replay"),
         ];
-        let found: Vec<_> = found.into_iter().flatten().collect();
-        let found = if found.is_empty() { String::new() } else { format!(", {}", found.join(", ")) };
-        format!("CubeCL {}, {name}{found}", client.name())
+        all.into_iter().filter_map(|(has, what)| has.then_some(what)).collect()
     }
 
     /// Whether a unit is a thread of a CPU.

@@ -4,12 +4,15 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Scalar, Shape, Slice, TensorData};
 
-use super::{Activations, CacheSpec, LinearInput, Norm, RowFormat, TernaryOps, TernarySpec, WeightOrder, Weights};
+use super::{
+    Activations, CacheSpec, LinearInput, Norm, Outputs, RowFormat, TernaryOps, TernarySpec, WeightOrder, Weights,
+};
+use crate::cpu::attention::cached::Step;
+use crate::cpu::best_logits;
 use crate::cpu::gate::Gate;
 use crate::cpu::isa::Isa;
 use crate::cpu::kv_cache::CacheShape;
 use crate::cpu::tiles::TILE_ROWS;
-use crate::cpu::{attention as slices, kv_cache, rope as slice_rope};
 
 const EPSILON: f64 = 1e-5;
 
@@ -68,11 +71,7 @@ pub fn absmax_int8<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTenso
 }
 
 /// See [`super::TernaryOps::ternary_linears`].
-pub fn ternary_linears<B: TernaryOps>(
-    input: LinearInput<B>,
-    norm: Norm<B>,
-    weights: Weights<B>,
-) -> Vec<FloatTensor<B>> {
+pub fn ternary_linears<B: TernaryOps>(input: LinearInput<B>, norm: Norm<B>, weights: Weights<B>) -> Outputs<B> {
     let x = match input {
         LinearInput::Plain(x) => x,
         LinearInput::Gated { gate, up, kind } => B::gated(gate, up, kind),
@@ -82,7 +81,7 @@ pub fn ternary_linears<B: TernaryOps>(
         Norm::Rms { weight, eps } => B::rms_norm(x, weight, eps),
     };
     let weights = weights.into_vec().into_iter();
-    weights.map(|w| B::ternary_linear(x.clone(), w.words, w.scale, w.spec)).collect()
+    Outputs::from_vec(weights.map(|w| B::ternary_linear(x.clone(), w.words, w.scale, w.spec)).collect())
 }
 
 /// Packed words in canonical order.
@@ -210,34 +209,42 @@ pub fn cached_attention<B: Backend>(
     sin: FloatTensor<B>,
     keys: IntTensor<B>,
     values: IntTensor<B>,
+    places: IntTensor<B>,
     spec: CacheSpec,
 ) -> (FloatTensor<B>, IntTensor<B>, IntTensor<B>) {
-    let (device, isa): (Device<B>, _) = (q.device(), Isa::Scalar);
+    let device: Device<B> = q.device();
     let (shape, cache_shape) = (q.shape(), keys.shape());
-    let [batch, tokens, heads, head_dim] = shape.dims();
-    let [_, kv_heads, blocks, _] = cache_shape.dims();
+    let [_, heads, head_dim] = shape.dims();
+    let [batch, kv_heads, blocks, _] = cache_shape.dims();
     let [_, half] = cos.shape().dims();
-    let floats = |x: FloatTensor<B>| -> Vec<f32> {
-        let data = burn::tensor::read_sync(B::float_into_data(x)).expect("the tensor can be read back");
-        data.iter().collect()
-    };
-    let words = |x: IntTensor<B>| -> Vec<u32> {
-        let data = burn::tensor::read_sync(B::int_into_data(x)).expect("the cache can be read back");
-        data.iter().collect()
-    };
-    let (mut q, mut k, v, cos, sin) = (floats(q), floats(k), floats(v), floats(cos), floats(sin));
-    let (mut keys, mut values) = (words(keys), words(values));
+    let (q, k, v) = (floats::<B>(q), floats::<B>(k), floats::<B>(v));
+    let (cos, sin) = (floats::<B>(cos), floats::<B>(sin));
+    let (mut keys, mut values, places) = (words::<B>(keys), words::<B>(values), words::<B>(places));
     let cache = CacheShape { batch, kv_heads, head_dim, blocks, format: spec.format };
-    slice_rope::rotate(isa, &mut q, [batch, tokens, heads, head_dim], &cos, &sin, half, 0);
-    slice_rope::rotate(isa, &mut k, [batch, tokens, kv_heads, head_dim], &cos, &sin, half, 0);
-    cache.write(kv_cache::CacheSide::Keys, &k, spec.start, &mut keys);
-    cache.write(kv_cache::CacheSide::Values, &v, spec.start, &mut values);
+    let scale = spec.scale as f32;
+    let step = Step { q: &q, k: &k, v: &v, cos: &cos, sin: &sin, places: &places, heads, half, scale };
+    step.write_keys(Isa::Scalar, cache, &mut keys);
+    step.write_values(cache, &mut values);
     let mut out = vec![0f32; q.len()];
-    let queries = slices::AttentionShape { tokens, heads, start: spec.start };
-    slices::attention(isa, &q, &keys, &values, cache, queries, spec.scale as f32, &mut out);
+    step.attend(Isa::Scalar, cache, &keys, &values, &mut out);
     let side = |words: Vec<u32>| B::int_from_data(TensorData::new(words, cache_shape.clone()), &device);
     let (keys, values) = (side(keys), side(values));
     (B::float_from_data(TensorData::new(out, shape), &device), keys, values)
+}
+
+/// See [`super::TernaryOps::top_logits`]: read back and computed on the host.
+pub fn top_logits<B: Backend>(logits: FloatTensor<B>, count: usize) -> IntTensor<B> {
+    let (device, [rows, vocab]): (Device<B>, _) = (logits.device(), logits.shape().dims());
+    let words = best_logits::top_logits(Isa::active(), &floats::<B>(logits), vocab, count);
+    B::int_from_data(TensorData::new(words, [rows, best_logits::width(count)]), &device)
+}
+
+fn floats<B: Backend>(x: FloatTensor<B>) -> Vec<f32> {
+    burn::tensor::read_sync(B::float_into_data(x)).expect("the tensor can be read back").iter().collect()
+}
+
+fn words<B: Backend>(x: IntTensor<B>) -> Vec<u32> {
+    burn::tensor::read_sync(B::int_into_data(x)).expect("the tensor can be read back").iter().collect()
 }
 
 /// See [`super::TernaryOps::gated`].

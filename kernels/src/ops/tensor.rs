@@ -69,7 +69,7 @@ fn run<const N: usize>(
         (Some(a), ..) => Weights::One(a),
         (None, ..) => unreachable!("one to three layers"),
     };
-    let mut out = Dispatch::ternary_linears(input, norm, weights).into_iter().map(Tensor::from_dispatch);
+    let mut out = Dispatch::ternary_linears(input, norm, weights).into_vec().into_iter().map(Tensor::from_dispatch);
     std::array::from_fn(|_| out.next().expect("one output for each matrix"))
 }
 
@@ -106,16 +106,48 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, start: usize) -> Tenso
 /// One attention step over a KV cache (`keys` and `values`), which is given back with the output; see
 /// [`TernaryOps::cached_attention`]. Nothing has a gradient through it.
 pub fn cached_attention(
-    [q, k, v]: [Tensor<4>; 3],
+    [q, k, v]: [Tensor<3>; 3],
     [cos, sin]: [Tensor<2>; 2],
     [keys, values]: [Tensor<4, Int>; 2],
+    places: Tensor<2, Int>,
     spec: CacheSpec,
-) -> (Tensor<4>, [Tensor<4, Int>; 2]) {
+) -> (Tensor<3>, [Tensor<4, Int>; 2]) {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
     let (keys, values) = (keys.into_dispatch(), values.into_dispatch());
-    let (out, keys, values) = Dispatch::cached_attention(q, k, v, cos, sin, keys, values, spec);
+    let (out, keys, values) = Dispatch::cached_attention(q, k, v, cos, sin, keys, values, places.into_dispatch(), spec);
     (Tensor::from_dispatch(out), [Tensor::from_dispatch(keys), Tensor::from_dispatch(values)])
+}
+
+/// The best of a row of logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Top {
+    /// Logarithm of the sum of the exponentials of all finite logits.
+    pub log_sum_exp: f32,
+    /// Ids and logits, largest first, of equal ones that with the lower id; only finite ones.
+    pub best: Vec<(u32, f32)>,
+}
+
+/// The `count` best logits of each row, still on the device; see [`TernaryOps::top_logits`] and [`Top::read`].
+pub fn top_logits(logits: Tensor<2>, count: usize) -> Tensor<2, Int> {
+    Tensor::from_dispatch(Dispatch::top_logits(logits.into_dispatch(), count))
+}
+
+impl Top {
+    /// Reads what [`top_logits`] gave, one for each row.
+    pub fn read(top: &Tensor<2, Int>) -> Vec<Self> {
+        let [rows, width] = top.dims();
+        let words: Vec<u32> = top.to_data().iter().collect();
+        let count = (width - 1) / 2;
+        (0..rows)
+            .map(|row| {
+                let (sum, best) = words[row * width..][..width].split_first().expect("a row begins with the sum");
+                let (logits, ids) = best.split_at(count);
+                let best = ids.iter().copied().zip(logits.iter().map(|bits| f32::from_bits(*bits)));
+                Top { log_sum_exp: f32::from_bits(*sum), best: best.filter(|(id, _)| *id != u32::MAX).collect() }
+            })
+            .collect()
+    }
 }
 
 /// `act(gate) * up`; see [`TernaryOps::gated`].

@@ -112,6 +112,9 @@ impl ModelArgs {
     /// Loads the model and says on stderr what its user should know.
     pub fn load(&self) -> Result<BitNetModel, CliError> {
         self.use_threads()?;
+        if self.verbose {
+            bitnet::model::on_notice(|text| note(text));
+        }
         let model = BitNetModel::load(&self.locate()?, &self.options())?;
         for warning in model.language_model().warnings() {
             note(format_args!("warning: {warning}"));

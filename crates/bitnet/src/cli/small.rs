@@ -54,11 +54,14 @@ impl Devices {
         let devices = bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
         let mut out = stdout().lock();
         if self.json {
-            let devices = devices.iter().map(|d| serde_json::json!({ "name": d.name, "kernels": d.kernels }));
+            let devices = devices
+                .iter()
+                .map(|d| serde_json::json!({ "name": d.name, "kernels": d.kernels, "natively": d.natively }));
             writeln!(out, "{}", devices.collect::<serde_json::Value>())?;
         } else {
             for device in devices {
-                writeln!(out, "{:8} {}", device.name, device.kernels)?;
+                let natively = device.natively.iter().map(|what| format!(", {what}")).collect::<String>();
+                writeln!(out, "{:8} {}{natively}", device.name, device.kernels)?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! positions in theirs, each step rounded once (a fused multiply-add), whatever the number of threads, rows and lanes. So
 //! is every result.
 
+pub mod cached;
 mod portable;
 pub mod segments;
 #[cfg(target_arch = "x86_64")]
