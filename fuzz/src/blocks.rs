@@ -4,8 +4,15 @@ use bitnet_format::BlockFormat;
 
 use crate::{Seeds, read, take};
 
-const FORMATS: [BlockFormat; 5] =
-    [BlockFormat::Q8_0, BlockFormat::Q6_K, BlockFormat::Q4_0, BlockFormat::Q4_K, BlockFormat::IQ4_NL];
+const FORMATS: [BlockFormat; 7] = [
+    BlockFormat::Q8_0,
+    BlockFormat::Q6_K,
+    BlockFormat::Q4_0,
+    BlockFormat::Q4_K,
+    BlockFormat::IQ4_NL,
+    BlockFormat::Q5_0,
+    BlockFormat::Q3_K,
+];
 
 /// The input: format, values (in 16s), a byte each, then the blocks.
 pub fn run(mut data: &[u8]) {

@@ -119,7 +119,7 @@ fn every_type() -> Vec<u8> {
     let matrix = TernaryMatrix::from_trits(4, 256, &trits, Scale::Tensor(0.5)).expect("they are trits");
     let packed = PACKINGS.into_iter().filter(|p| *p != Packing::HfPacked && *p != Packing::Q2_0 { group: 128 });
     let packed = packed.map(|p| (Ternary(p), vec![4, 256], p.encode(&matrix).expect("it holds this shape")));
-    let plain = [F32, F16, BF16, F64, I8, I16, I32, I64, Q8_0, Q6_K, Q4_0, Q4_K, IQ4_NL].map(|dtype| {
+    let plain = [F32, F16, BF16, F64, I8, I16, I32, I64, Q8_0, Q6_K, Q4_0, Q5_0, Q3_K, Q4_K, IQ4_NL].map(|dtype| {
         let bytes = dtype.byte_len(&[1, 256]).expect("256 columns divide into all blocks");
         (dtype, vec![1, 256], vec![1; bytes])
     });

@@ -4,6 +4,7 @@
 //! The `d` of every format is an f16. Layouts as documented for GGUF files.
 
 mod codes;
+mod q3_k;
 mod q6_k;
 mod q8_0;
 
@@ -19,6 +20,10 @@ pub enum BlockFormat {
     Q6_K,
     /// 32 values in 18 bytes: `d`, 32 nibbles. `y = d·(q − 8)`.
     Q4_0,
+    /// 32 values in 22 bytes: `d`, 32 fifth bits, 32 nibbles. `y = d·(q − 16)`.
+    Q5_0,
+    /// 256 values in 110 bytes: third bits, bit pairs, 16 six-bit sub-scales, `d`. `y = d·(sc − 32)·(q − 4)`.
+    Q3_K,
     /// 256 values in 144 bytes: `d`, `dmin`, eight 6-bit (scale, min) pairs, 256 nibbles. `y = d·sc·q − dmin·m`.
     Q4_K,
     /// 32 values in 18 bytes: `d`, 32 nibbles that index a fixed table. `y = d·table[q]`.
@@ -66,8 +71,8 @@ impl BlockFormat {
     /// Values in one block.
     pub const fn block_elems(self) -> usize {
         match self {
-            Self::Q8_0 | Self::Q4_0 | Self::IQ4_NL => 32,
-            Self::Q6_K | Self::Q4_K => 256,
+            Self::Q8_0 | Self::Q4_0 | Self::Q5_0 | Self::IQ4_NL => 32,
+            Self::Q6_K | Self::Q3_K | Self::Q4_K => 256,
         }
     }
 
@@ -77,6 +82,8 @@ impl BlockFormat {
             Self::Q8_0 => 34,
             Self::Q6_K => 210,
             Self::Q4_0 | Self::IQ4_NL => 18,
+            Self::Q5_0 => 22,
+            Self::Q3_K => 110,
             Self::Q4_K => 144,
         }
     }
@@ -133,6 +140,8 @@ impl BlockFormat {
             Self::Q8_0 => read_q8_0,
             Self::Q6_K => read_q6_k,
             Self::Q4_0 => read_q4_0,
+            Self::Q5_0 => read_q5_0,
+            Self::Q3_K => q3_k::read,
             Self::Q4_K => read_q4_k,
             Self::IQ4_NL => read_iq4_nl,
         };
@@ -161,6 +170,17 @@ fn read_q4_0(bytes: &[u8], out: &mut [f32]) {
     for ((q, y0), y1) in bytes[2..].iter().zip(low).zip(high) {
         *y0 = d * (f32::from(q & 15) - 8.0);
         *y1 = d * (f32::from(q >> 4) - 8.0);
+    }
+}
+
+/// As Q4_0, with a fifth bit for each value.
+fn read_q5_0(bytes: &[u8], out: &mut [f32]) {
+    let d = scale(bytes, 0);
+    let fifths = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+    for (i, y) in out.iter_mut().enumerate() {
+        let nibble = (bytes[6 + i % 16] >> (4 * (i / 16))) & 15;
+        let fifth = (fifths >> i) as u8 & 1;
+        *y = d * (f32::from(nibble | (fifth << 4)) - 16.0);
     }
 }
 

@@ -43,6 +43,10 @@ pub enum StorageType {
     Q6_K,
     /// See [`BlockFormat::Q4_0`].
     Q4_0,
+    /// See [`BlockFormat::Q5_0`].
+    Q5_0,
+    /// See [`BlockFormat::Q3_K`].
+    Q3_K,
     /// See [`BlockFormat::Q4_K`].
     Q4_K,
     /// See [`BlockFormat::IQ4_NL`].
@@ -58,6 +62,8 @@ impl StorageType {
             Self::Q8_0 => Some(BlockFormat::Q8_0),
             Self::Q6_K => Some(BlockFormat::Q6_K),
             Self::Q4_0 => Some(BlockFormat::Q4_0),
+            Self::Q5_0 => Some(BlockFormat::Q5_0),
+            Self::Q3_K => Some(BlockFormat::Q3_K),
             Self::Q4_K => Some(BlockFormat::Q4_K),
             Self::IQ4_NL => Some(BlockFormat::IQ4_NL),
             _ => None,
@@ -111,6 +117,8 @@ impl From<BlockFormat> for StorageType {
             BlockFormat::Q8_0 => Self::Q8_0,
             BlockFormat::Q6_K => Self::Q6_K,
             BlockFormat::Q4_0 => Self::Q4_0,
+            BlockFormat::Q5_0 => Self::Q5_0,
+            BlockFormat::Q3_K => Self::Q3_K,
             BlockFormat::Q4_K => Self::Q4_K,
             BlockFormat::IQ4_NL => Self::IQ4_NL,
         }

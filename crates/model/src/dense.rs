@@ -13,9 +13,9 @@ use crate::ModelError;
 /// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
 /// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
-/// Q8_0, Q6_K, Q4_0, Q4_K, IQ4_NL or Q2_0 (Bonsai's, which is ternary as the linears are), and a row becomes f32 when it is
+/// Q8_0, Q6_K, Q4_0, Q5_0, Q3_K, Q4_K, IQ4_NL or Q2_0 (Bonsai's, which is ternary as the linears are), and a row becomes f32 when it is
 /// used. A device whose kernels read 32-bit words is given the same values in words: floats as they are, blocks as 8-bit
-/// codes with their scales (Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
+/// codes with their scales (Q5_0, Q3_K, Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
 /// and has a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
@@ -276,6 +276,12 @@ fn row_format(dtype: StorageType) -> Option<RowFormat> {
             }
             BlockFormat::Q4_0 => {
                 RowFormat::Other(|bytes, row| BlockFormat::Q4_0.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::Q5_0 => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q5_0.dequantize_row(bytes, row).expect(WHOLE))
+            }
+            BlockFormat::Q3_K => {
+                RowFormat::Other(|bytes, row| BlockFormat::Q3_K.dequantize_row(bytes, row).expect(WHOLE))
             }
             BlockFormat::Q4_K => {
                 RowFormat::Other(|bytes, row| BlockFormat::Q4_K.dequantize_row(bytes, row).expect(WHOLE))

@@ -5,11 +5,13 @@ use bitnet_ternary::Packing;
 use crate::StorageType;
 
 /// Ids of types with one meaning and one size.
-const PLAIN: [(u32, StorageType); 21] = [
+const PLAIN: [(u32, StorageType); 23] = [
     (0, StorageType::F32),
     (1, StorageType::F16),
     (2, StorageType::Q4_0),
+    (6, StorageType::Q5_0),
     (8, StorageType::Q8_0),
+    (11, StorageType::Q3_K),
     (12, StorageType::Q4_K),
     (14, StorageType::Q6_K),
     (20, StorageType::IQ4_NL),
@@ -67,11 +69,9 @@ pub(super) fn refusal(id: u32, ms_fork: bool) -> String {
 fn other_name(id: u32) -> Option<&'static str> {
     Some(match id {
         3 => "Q4_1",
-        6 => "Q5_0",
         7 => "Q5_1",
         9 => "Q8_1",
         10 => "Q2_K",
-        11 => "Q3_K",
         13 => "Q5_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",

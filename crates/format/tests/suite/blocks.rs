@@ -1,4 +1,4 @@
-//! Block formats against values computed by the `gguf` Python package (0.17, with numpy):
+//! Block formats against values computed by the `gguf` Python package (0.17 and 0.19, with numpy):
 //!
 //! ```python
 //! def block(n, scales):
@@ -32,7 +32,7 @@ struct Golden {
     weighted_sum: f64,
 }
 
-const GOLDEN: [Golden; 5] = [
+const GOLDEN: [Golden; 7] = [
     Golden {
         format: BlockFormat::Q8_0,
         scales: &[(0, 0.5)],
@@ -48,6 +48,22 @@ const GOLDEN: [Golden; 5] = [
         last: [1.75, -1.5, -1.25, -1.0],
         sum: -1.25,
         weighted_sum: -83.75,
+    },
+    Golden {
+        format: BlockFormat::Q5_0,
+        scales: &[(0, -0.5)],
+        first: [-7.5, -3.5, 1.5, -0.5, -1.5, -1.5, 7.5, 1.5],
+        last: [-6.0, -6.5, -7.5, -1.0],
+        sum: -38.5,
+        weighted_sum: -2417.5,
+    },
+    Golden {
+        format: BlockFormat::Q3_K,
+        scales: &[(108, 0.0625)],
+        first: [-0.6875, -0.6875, -2.0625, -2.0625, -0.6875, -0.6875, -2.0625, -2.0625],
+        last: [0.0, -1.25, -0.9375, 0.625],
+        sum: -18.0625,
+        weighted_sum: -1284.5625,
     },
     Golden {
         format: BlockFormat::IQ4_NL,

@@ -43,7 +43,15 @@ fn write_gguf_of_everything() -> Vec<u8> {
         let bytes = packing.encode(&matrix).unwrap();
         tensors.push((format!("blk.{i}.ffn_up.weight"), StorageType::Ternary(packing), vec![4, 256], bytes));
     }
-    for block in [BlockFormat::Q8_0, BlockFormat::Q6_K, BlockFormat::Q4_0, BlockFormat::Q4_K, BlockFormat::IQ4_NL] {
+    for block in [
+        BlockFormat::Q8_0,
+        BlockFormat::Q6_K,
+        BlockFormat::Q4_0,
+        BlockFormat::Q5_0,
+        BlockFormat::Q3_K,
+        BlockFormat::Q4_K,
+        BlockFormat::IQ4_NL,
+    ] {
         let bytes = (0..block.row_bytes(256).unwrap()).map(|i| (i * 7 % 61) as u8).collect();
         tensors.push((format!("{block:?}"), block.into(), vec![1, 256], bytes));
     }
