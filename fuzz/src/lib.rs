@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod blocks;
+pub mod burnpack;
 mod disk;
 pub mod gguf;
 pub mod pack;
@@ -26,9 +27,10 @@ pub type Seeds = Vec<(String, Vec<u8>)>;
 type Target = (&'static str, fn() -> Seeds);
 
 /// What each target begins with.
-pub const SEEDS: [Target; 10] = [
+pub const SEEDS: [Target; 11] = [
     ("gguf", gguf::seeds),
     ("safetensors", safetensors::seeds),
+    ("burnpack", burnpack::seeds),
     ("adapter", adapter::seeds),
     ("tokenizer", tokenizer::seeds),
     ("tokenizer_json", tokenizer_json::seeds),

@@ -31,7 +31,9 @@ pub fn conversion<'a>(source: &'a Checkpoint, name: &str, target: Target) -> Res
         let eot = tokenizer.eot;
         model.config.eos_token_ids.extend(eot.filter(|id| !model.config.eos_token_ids.contains(id)));
     }
-    if let (Target::HuggingFace(_), TokenizerSource::Gguf(tokenizer)) = (&target, &model.tokenizer) {
+    if let (Target::HuggingFace(_) | Target::Burnpack(_), TokenizerSource::Gguf(tokenizer)) =
+        (&target, &model.tokenizer)
+    {
         let path = tokenizer.path.clone();
         let files = vocabulary(tokenizer.clone(), source.config().architecture.clone()).to_hf();
         let files = files.map_err(|source| Error::Tokenizer { origin: path.clone(), source })?;

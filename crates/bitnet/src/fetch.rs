@@ -56,7 +56,7 @@ fn not_found(spec: &str, reason: &'static str) -> Error {
 /// `org/name`, which no path of ours looks like: not absolute, not deeper, not with the ending of a model file.
 fn is_hub_name(spec: &str) -> bool {
     let name = spec.split(['@', ':']).next().unwrap_or(spec);
-    let is_file = [".gguf", ".safetensors", ".json"].iter().any(|ending| name.ends_with(ending));
+    let is_file = [".gguf", ".safetensors", ".json", ".bpk"].iter().any(|ending| name.ends_with(ending));
     !is_file && !name.starts_with(['/', '.', '~']) && name.split('/').count() == 2
 }
 

@@ -63,7 +63,7 @@ pub struct Output {
     pub seed: u64,
 }
 
-/// Opens a checkpoint without loading it: `embedded`, a folder, a `.safetensors`, a `.safetensors.index.json`, a `.gguf`, or
+/// Opens a checkpoint without loading it: `embedded`, a folder, a `.safetensors`, a `.safetensors.index.json`, a `.gguf`, a `.bpk`, or
 /// `org/name[@revision][:file]` on the Hugging Face Hub. A path that exists wins over a name on the Hub.
 ///
 /// # Errors

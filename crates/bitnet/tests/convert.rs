@@ -56,6 +56,8 @@ fn a_converted_model_says_the_same() {
         ("i2_s-q6_k.gguf", "iq1_bn", "f.gguf", "f16"),
         ("packed-autobitlinear", "hf-bitlinear", "g", "inverse"),
         ("master", "float", "h.gguf", "exact"),
+        ("master", "burnpack", "i.bpk", "exact"),
+        ("i2_s-q6_k.gguf", "burnpack", "j.bpk", "exact"),
     ] {
         let (from, out) = (moby(source), place.path().join(out));
         let report = json(&["convert", path(&from), path(&out), "--to", form, "--json"]);
@@ -91,8 +93,13 @@ fn an_embedding_model_stays_one() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    for (name, form) in [("embedding-qwen3", "i2_s"), ("embedding-gemma3", "i2_s"), ("embedding-qwen3", "hf-packed")] {
-        let (source, out) = (family(name), place.path().join(format!("{name}-{form}.gguf")));
+    for (name, form, ending) in [
+        ("embedding-qwen3", "i2_s", "gguf"),
+        ("embedding-gemma3", "i2_s", "gguf"),
+        ("embedding-qwen3", "hf-packed", "folder"),
+        ("embedding-gemma3", "burnpack", "bpk"),
+    ] {
+        let (source, out) = (family(name), place.path().join(format!("{name}-{form}.{ending}")));
         json(&["convert", path(&source), path(&out), "--to", form, "--embd", "f32", "--json"]);
         for more in [&[][..], &["--prompt-name", "query"]] {
             assert_eq!(vectors(&source, more), vectors(&out, more), "{name} as {form}");
@@ -115,6 +122,8 @@ fn what_cannot_be_done_is_named_in_one_line() {
     let (from, out, folder) = (moby("master"), place.path().join("m.gguf"), place.path().join("m"));
     let convert = |more: &[&str]| refusal(&[&["convert", path(&from)], more].concat());
     assert!(convert(&[path(&folder)]).contains("ends in .gguf"));
+    assert!(convert(&[path(&out), "--to", "burnpack"]).contains("ends in .bpk"));
+    assert!(convert(&[path(&place.path().join("m.bpk")), "--to", "burnpack", "--arch", "llama"]).contains("--arch"));
     assert!(convert(&[path(&folder), "--to", "hf-packed", "--arch", "llama"]).contains("--arch"));
     assert!(convert(&[path(&out), "--arch", "llama"]).contains("Relu2"));
     assert!(convert(&[path(&out), "--to", "q2_0"]).contains("8-bit activations"));
@@ -138,10 +147,11 @@ fn a_full_disk_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     let (from, file) = (moby("i2_s.gguf"), place.path().join("m.gguf"));
     std::fs::write(&file, "mine").unwrap();
-    let (file, folder) = (path(&file), place.path().join("m"));
+    let (file, folder, pack) = (path(&file), place.path().join("m"), place.path().join("m.bpk"));
     for args in [
         vec!["convert", path(&from), file, "--to", "tq2_0", "--overwrite"],
         vec!["convert", path(&from), path(&folder), "--to", "hf-packed"],
+        vec!["convert", path(&from), path(&pack), "--to", "burnpack"],
     ] {
         // No file may grow beyond a megabyte, as on a disk that has no more room.
         let shell = "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\"";

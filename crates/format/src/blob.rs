@@ -1,5 +1,6 @@
 //! The bytes of one file, mapped or embedded, and the folder it came from.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -82,11 +83,13 @@ impl Blob {
     }
 }
 
-/// Where the files of a checkpoint are found by name: a directory, or byte slices compiled into the program.
+/// Where the files of a checkpoint are found by name: a directory, byte slices compiled into the program, or texts inside
+/// another file.
 #[derive(Debug, Clone)]
 pub(crate) enum Folder<'a> {
     Disk(PathBuf),
     Memory(&'a [(&'a str, &'static [u8])]),
+    Inside(&'a Path, &'a BTreeMap<String, String>),
 }
 
 impl Folder<'_> {
@@ -95,6 +98,7 @@ impl Folder<'_> {
         match self {
             Self::Disk(folder) => folder.join(name),
             Self::Memory(_) => PathBuf::from(name),
+            Self::Inside(file, _) => file.join(name),
         }
     }
 
@@ -106,6 +110,10 @@ impl Folder<'_> {
                 .find(|(file, _)| *file == name)
                 .map(|(file, bytes)| Blob { path: PathBuf::from(file), bytes: Bytes::from_static(bytes), map: None })
                 .ok_or_else(|| FormatError::io(Path::new(name), io::Error::from(io::ErrorKind::NotFound))),
+            Self::Inside(file, texts) => texts
+                .get(name)
+                .map(|text| Blob { path: file.join(name), bytes: Bytes::from(text.clone()), map: None })
+                .ok_or_else(|| FormatError::io(&file.join(name), io::Error::from(io::ErrorKind::NotFound))),
         }
     }
 
@@ -122,6 +130,7 @@ impl Folder<'_> {
     pub(crate) fn names(&self) -> Result<Vec<String>, FormatError> {
         let mut names = match self {
             Self::Memory(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
+            Self::Inside(_, texts) => texts.keys().cloned().collect(),
             Self::Disk(folder) => {
                 let mut names = Vec::new();
                 for entry in fs::read_dir(folder).map_err(|e| FormatError::io(folder, e))? {

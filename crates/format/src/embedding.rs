@@ -109,6 +109,11 @@ impl SentenceFiles {
         };
         Ok(Self { modules, pooling, config: open_json(folder, CONFIG)? })
     }
+
+    /// Whether there is no `modules.json`, and so nothing of an embedding model.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.modules.is_none()
+    }
 }
 
 pub(crate) const MODULES: &str = "modules.json";

@@ -1,6 +1,6 @@
 //! Model files as named tensors.
 //!
-//! [`open`] maps a Hugging Face folder, a safetensors file or a GGUF file and gives a [`Checkpoint`]: a configuration, named
+//! [`open`] maps a Hugging Face folder, a safetensors file, a GGUF file or a burnpack file and gives a [`Checkpoint`]: a configuration, named
 //! tensors that are not read until asked for, and what there is of a tokenizer. Tensors have the same names and, once read,
 //! the same meaning whatever the container: floats are dequantized, ternary weights come as trits with scales that
 //! multiply, and rows are in Hugging Face order.
@@ -21,6 +21,7 @@ mod adapter;
 mod atomic;
 mod blob;
 pub mod blocks;
+mod burnpack;
 mod checkpoint;
 mod config;
 pub mod convert;

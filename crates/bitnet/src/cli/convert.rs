@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bitnet::conversion;
 use bitnet::format::convert::{Report, ScaleFidelity, Target};
-use bitnet::format::export::{Architecture, GgufOptions, HuggingFaceForm, HuggingFaceOptions};
+use bitnet::format::export::{Architecture, BurnpackOptions, GgufOptions, HuggingFaceForm, HuggingFaceOptions};
 use bitnet::format::{Checkpoint, Packing, ScaleDirection, StorageType};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -30,8 +30,8 @@ pub struct Convert {
     #[arg(long, value_enum, default_value_t = Form::I2S)]
     to: Form,
 
-    /// What embedding, head and float linears become [default: f16 in GGUF; in a folder the type of the source's, if its
-    /// scales are of that type too, else f32]
+    /// What embedding, head and float linears become [default: f16 in GGUF; in burnpack the type of the source's; in a folder
+    /// too, if its scales are of that type, else f32]
     #[arg(long, value_enum, value_name = "TYPE")]
     embd: Option<Embedding>,
 
@@ -86,6 +86,8 @@ enum Form {
     HfBitlinear,
     /// A folder for transformers with float linears
     HfMaster,
+    /// A file of Burn's own, trits packed
+    Burnpack,
 }
 
 impl Form {
@@ -99,7 +101,7 @@ impl Form {
             Self::Iq1Bn => Some(Packing::Iq1Bn),
             Self::Q2_0 => Some(Packing::Q2_0 { group: 64 }),
             Self::Pq2_0 => Some(Packing::Q2_0 { group: 128 }),
-            Self::Float | Self::HfPacked | Self::HfBitlinear | Self::HfMaster => None,
+            Self::Float | Self::HfPacked | Self::HfBitlinear | Self::HfMaster | Self::Burnpack => None,
         }
     }
 
@@ -109,6 +111,15 @@ impl Form {
             Self::HfBitlinear => Some(HuggingFaceForm::PackedBitLinear),
             Self::HfMaster => Some(HuggingFaceForm::Master),
             _ => None,
+        }
+    }
+
+    /// What the name of such a file ends in.
+    fn ending(self) -> Option<&'static str> {
+        match self {
+            Self::HfPacked | Self::HfBitlinear | Self::HfMaster => None,
+            Self::Burnpack => Some("bpk"),
+            _ => Some("gguf"),
         }
     }
 
@@ -176,9 +187,9 @@ impl From<Arch> for Architecture {
 
 impl Convert {
     pub fn run(self) -> Result<(), CliError> {
-        let folder = self.to.folder();
-        refuse_target(&self.out, self.overwrite, folder.is_none())?;
-        if folder.is_some() && self.arch.is_some() {
+        let ending = self.to.ending();
+        refuse_target(&self.out, self.overwrite, ending)?;
+        if ending != Some("gguf") && self.arch.is_some() {
             return Err(CliError::Usage(format!("--arch: {} has no such key", self.to.name())));
         }
         let begin = Instant::now();
@@ -200,6 +211,9 @@ impl Convert {
         if let Some(form) = self.to.folder() {
             let dtype = floats.unwrap_or_else(|| folder_type(source, form));
             return Target::HuggingFace(HuggingFaceOptions { form, dtype });
+        }
+        if self.to == Form::Burnpack {
+            return Target::Burnpack(BurnpackOptions { floats: floats.unwrap_or_else(|| burnpack_type(source)) });
         }
         let options = GgufOptions {
             packing: self.to.packing().unwrap_or(Packing::I2S),
@@ -241,15 +255,33 @@ impl Convert {
     }
 }
 
-/// Refuses a path that is taken, or on which no reader would look for a GGUF file.
-pub fn refuse_target(out: &Path, overwrite: bool, is_gguf: bool) -> Result<(), CliError> {
+/// Refuses a path that is taken, or on which no reader would look for a file of the kind: one whose name has another `ending`.
+pub fn refuse_target(out: &Path, overwrite: bool, ending: Option<&str>) -> Result<(), CliError> {
     if !overwrite && out.symlink_metadata().is_ok() {
         return Err(CliError::Usage(format!("{} exists; --overwrite replaces it", out.display())));
     }
-    if is_gguf && out.extension().is_none_or(|ending| ending != "gguf") {
-        return Err(CliError::Usage(format!("{}: the name of a GGUF file ends in .gguf", out.display())));
+    match ending {
+        Some(ending) if out.extension().is_none_or(|found| found != ending) => {
+            let kind = if ending == "gguf" { "GGUF" } else { "burnpack" };
+            Err(CliError::Usage(format!("{}: the name of a {kind} file ends in .{ending}", out.display())))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The type of embedding and head in the source, so that they stay what they are. Where the two differ, or they are trits, F32 and
+/// F16 hold all their values.
+fn burnpack_type(source: &Checkpoint) -> StorageType {
+    let matrices = ["model.embed_tokens.weight", "lm_head.weight"];
+    let mut types = matrices.iter().filter_map(|name| source.info(name)).map(|info| info.dtype);
+    let first = types.next().unwrap_or(StorageType::F16);
+    let plain = [StorageType::F32, StorageType::F16, StorageType::BF16];
+    match first {
+        StorageType::Ternary(_) if types.all(|dtype| dtype == first) => StorageType::F16,
+        _ if types.any(|dtype| dtype != first) => StorageType::F32,
+        _ if plain.contains(&first) || first.block_format().is_some() => first,
+        _ => StorageType::F32,
+    }
 }
 
 /// One type for everything in a folder that is no trit: that of the source's embedding and scales, where they share one and the

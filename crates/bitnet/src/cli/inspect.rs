@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use bitnet::engine::tokenizer_of;
-use bitnet::format::{Checkpoint, RopeScaling, StorageType, TensorInfo};
+use bitnet::format::{Checkpoint, Container, RopeScaling, StorageType, TensorInfo};
 use bitnet::text::{TemplateOrigin, Tokenizer};
 use clap::Args;
 use serde_json::{Value, json};
@@ -71,12 +71,26 @@ fn is_hf_packed(checkpoint: &Checkpoint, tensor: &TensorInfo) -> bool {
     tensor.dtype == StorageType::U8 && checkpoint.info(&format!("{}_scale", tensor.name)).is_some()
 }
 
+/// A linear of a burnpack file has sixteen columns in each word, and no more in the last one of a row than there are.
+fn is_words(checkpoint: &Checkpoint, tensor: &TensorInfo) -> bool {
+    checkpoint.source().container == Container::Burnpack && tensor.dtype == StorageType::U32
+}
+
 fn is_packed(checkpoint: &Checkpoint, tensor: &TensorInfo) -> bool {
-    matches!(tensor.dtype, StorageType::Ternary(_)) || is_hf_packed(checkpoint, tensor)
+    matches!(tensor.dtype, StorageType::Ternary(_)) || is_hf_packed(checkpoint, tensor) || is_words(checkpoint, tensor)
 }
 
 fn parameters(checkpoint: &Checkpoint, tensor: &TensorInfo) -> u64 {
     let stored = tensor.elements() as u64;
+    if is_words(checkpoint, tensor) {
+        let config = checkpoint.config();
+        let cols = match &tensor.name {
+            name if name.ends_with("down_proj.weight") => config.intermediate_size,
+            name if name.ends_with("o_proj.weight") => config.num_heads * config.head_dim,
+            _ => config.hidden_size,
+        };
+        return tensor.shape.first().map_or(0, |rows| *rows as u64 * cols as u64);
+    }
     if is_hf_packed(checkpoint, tensor) { 4 * stored } else { stored }
 }
 

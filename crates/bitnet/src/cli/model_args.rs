@@ -13,7 +13,7 @@ use super::{CliError, note};
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// embedded, a folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
+    /// embedded, a folder, a .safetensors, .gguf or .bpk file, or org/name[@revision][:file] on the Hugging Face Hub
     #[arg(short, long, default_value = EMBEDDED, env = "BITNET_MODEL")]
     pub model: String,
 

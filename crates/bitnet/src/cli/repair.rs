@@ -40,7 +40,7 @@ pub struct Repair {
 
 impl Repair {
     pub fn run(self) -> Result<(), CliError> {
-        refuse_target(&self.out, self.overwrite, true)?;
+        refuse_target(&self.out, self.overwrite, Some("gguf"))?;
         let source = self.source.open()?;
         let changes = repairs(&source)?;
         if changes.is_empty() {
@@ -69,7 +69,7 @@ impl Repair {
 fn metadata(source: &Checkpoint) -> Option<&bitnet::format::gguf::Metadata> {
     match source.metadata() {
         Metadata::Gguf(metadata) => Some(metadata),
-        Metadata::HuggingFace { .. } => None,
+        Metadata::HuggingFace { .. } | Metadata::Burnpack { .. } => None,
     }
 }
 

@@ -12,7 +12,7 @@ use super::model_args::{ActivationArg, I2sArg};
 
 #[derive(Args)]
 pub struct SourceArgs {
-    /// A folder, a .safetensors or .gguf file, or org/name[@revision][:file] on the Hugging Face Hub
+    /// A folder, a .safetensors, .gguf or .bpk file, or org/name[@revision][:file] on the Hugging Face Hub
     #[arg(value_name = "IN")]
     model: String,
 

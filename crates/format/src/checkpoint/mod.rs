@@ -1,5 +1,6 @@
 //! An open model: named tensors, configuration, metadata and tokenizer, whatever the container.
 
+mod burnpack;
 pub(crate) mod floats;
 mod gguf;
 mod hugging_face;
@@ -61,6 +62,8 @@ pub enum Container {
     Safetensors,
     /// GGUF.
     Gguf,
+    /// Burn's container of a module's parameters, `.bpk`.
+    Burnpack,
 }
 
 /// Everything a checkpoint says of itself that is not a tensor.
@@ -75,6 +78,13 @@ pub enum Metadata {
         /// `__metadata__` of the safetensors files, merged.
         header: std::collections::BTreeMap<String, String>,
     },
+    /// Of a burnpack file.
+    Burnpack {
+        /// Texts by key, without the files of the tokenizer.
+        texts: std::collections::BTreeMap<String, String>,
+        /// Columns that share a scale, where the linears have one for each group of columns.
+        group_size: Option<usize>,
+    },
 }
 
 impl Metadata {
@@ -86,6 +96,14 @@ impl Metadata {
             }
             Self::HuggingFace { config, header } => {
                 serde_json::json!({ "config.json": config, "__metadata__": header })
+            }
+            Self::Burnpack { texts, .. } => {
+                // The configuration is JSON itself.
+                let json = |text: &String| serde_json::from_str(text).ok().filter(serde_json::Value::is_object);
+                texts
+                    .iter()
+                    .map(|(key, text)| (key.clone(), json(text).unwrap_or_else(|| text.clone().into())))
+                    .collect()
             }
         }
     }
@@ -177,7 +195,7 @@ impl Checkpoint {
     pub fn tokenizer_files(&self) -> Result<TokenizerSource, FormatError> {
         match &self.metadata {
             Metadata::Gguf(metadata) => gguf_tokenizer(self.files[0].path(), metadata),
-            Metadata::HuggingFace { .. } => Ok(self.hf_files.source()),
+            Metadata::HuggingFace { .. } | Metadata::Burnpack { .. } => Ok(self.hf_files.source()),
         }
     }
 
@@ -194,6 +212,9 @@ impl Checkpoint {
                 let folder = file.parent().unwrap_or(Path::new(""));
                 embedding::of_hugging_face(folder, self.hf_files.sentence(), &self.config)
             }
+            // Its architecture may be one of GGUF's, which says nothing of a head.
+            Metadata::Burnpack { .. } if self.hf_files.sentence().is_empty() => Ok(None),
+            Metadata::Burnpack { .. } => embedding::of_hugging_face(file, self.hf_files.sentence(), &self.config),
         }
     }
 

@@ -18,7 +18,7 @@ pub struct OpenOptions {
 }
 
 /// Opens a model: a folder as Hugging Face lays it out, a `.safetensors` or `.safetensors.index.json` with `config.json`
-/// beside it, a `.gguf`, or a folder with one `.gguf` in it.
+/// beside it, a `.gguf`, a `.bpk`, or a folder with one of the last two in it.
 ///
 /// The file is mapped, not read. Changing or truncating it while the checkpoint is open is undefined, as for every
 /// memory-mapped file.
@@ -52,7 +52,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
     let entry = Entry::of(name).ok_or_else(|| {
         FormatError::not_a_model(
             path,
-            "not a model file (.gguf, .safetensors, .safetensors.index.json, or a folder with one)",
+            "not a model file (.gguf, .safetensors, .safetensors.index.json, .bpk, or a folder with one)",
         )
     })?;
     open_entry(&folder, entry, options)
@@ -67,6 +67,7 @@ pub(super) fn from_memory(files: &[(&str, &'static [u8])], options: &OpenOptions
 /// The file to begin with.
 enum Entry {
     Gguf(String),
+    Burnpack(String),
     Safetensors(String),
     Index(String),
 }
@@ -76,6 +77,8 @@ impl Entry {
         let name = name.to_string();
         if name.ends_with(".gguf") {
             Some(Self::Gguf(name))
+        } else if name.ends_with(".bpk") {
+            Some(Self::Burnpack(name))
         } else if name.ends_with(".safetensors") {
             Some(Self::Safetensors(name))
         } else if name.ends_with(".safetensors.index.json") {
@@ -86,7 +89,7 @@ impl Entry {
     }
 }
 
-/// Finds the one model of a folder: safetensors beside a `config.json` first, then GGUF.
+/// Finds the one model of a folder: safetensors beside a `config.json` first, then GGUF, then burnpack.
 fn find_model(folder: &Folder<'_>, path: &Path) -> Result<Entry, FormatError> {
     let mut names = folder.names()?;
     // What a writer that was killed has left.
@@ -107,6 +110,10 @@ fn find_model(folder: &Folder<'_>, path: &Path) -> Result<Entry, FormatError> {
         if let [only] = &safetensors[..] {
             return Ok(Entry::Safetensors(only.clone()));
         }
+    }
+    let packs: Vec<String> = ending(".bpk");
+    if let ([], [], [only]) = (&ggufs[..], &safetensors[..], &packs[..]) {
+        return Ok(Entry::Burnpack(only.clone()));
     }
     let reason = match (&ggufs[..], &safetensors[..]) {
         ([only], _) => return Ok(Entry::Gguf(only.clone())),
@@ -142,6 +149,7 @@ pub(crate) fn split_name(name: &str) -> Option<(&str, u32, u32)> {
 fn open_entry(folder: &Folder<'_>, entry: Entry, options: &OpenOptions) -> Result<Checkpoint, FormatError> {
     let mut checkpoint = match entry {
         Entry::Gguf(name) => super::gguf::open(folder, &name, options)?,
+        Entry::Burnpack(name) => super::burnpack::open(folder, &name)?,
         Entry::Safetensors(name) => super::hugging_face::open_file(folder, &name)?,
         Entry::Index(name) => super::hugging_face::open_index(folder, &name)?,
     };

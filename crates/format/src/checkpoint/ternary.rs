@@ -1,8 +1,8 @@
 //! Tensors as ternary matrices, from any storage.
 
-use bitnet_ternary::{Granularity, Packing, Scale, TernaryError, TernaryMatrix, quantize};
+use bitnet_ternary::{Granularity, Packing, Scale, TernaryError, TernaryMatrix, quantize, words_per_row};
 
-use super::Checkpoint;
+use super::{Checkpoint, Container, Metadata};
 use crate::tensor_info::stored_row;
 use crate::{FormatError, ScaleDirection, StorageType, TensorInfo};
 
@@ -28,6 +28,7 @@ impl Checkpoint {
     /// - U8 is the packed Hugging Face layout; its `<linear>.weight_scale` multiplies or divides as
     ///   [`ModelConfig::weight_scale`](crate::ModelConfig::weight_scale) says.
     /// - A GGUF packing carries its scales.
+    /// - U32 in a burnpack file are code words in the canonical order, with `<linear>.weight_scale` beside them.
     /// - Floats that are ternary already keep their trits and scale; other floats are masters and are quantized by the
     ///   mean of their magnitudes, one scale for the tensor; but blocks of floats (Q4_0, Q6_K) must be ternary, and floats
     ///   that are so nearly are refused: their scale would be lost.
@@ -39,15 +40,20 @@ impl Checkpoint {
     /// scale is not a positive finite number.
     pub fn ternary(&self, linear: &str, rows: usize, cols: usize) -> Result<TernaryMatrix, FormatError> {
         let info = self.need(&format!("{linear}.weight"))?;
-        let packed = info.dtype == StorageType::U8;
-        let stored_rows = if packed { rows.div_ceil(4) } else { rows };
-        if info.shape != [stored_rows, cols] {
-            let as_packed = if packed { format!(" (packed as [{stored_rows}, {cols}])") } else { String::new() };
+        let words = info.dtype == StorageType::U32 && self.source.container == Container::Burnpack;
+        let (stored, packed) = match info.dtype {
+            StorageType::U8 => ([rows.div_ceil(4), cols], true),
+            _ if words => ([rows, words_per_row(cols)], true),
+            _ => ([rows, cols], false),
+        };
+        if info.shape != stored {
+            let as_packed = if packed { format!(" (packed as {stored:?})") } else { String::new() };
             let reason = format!("has shape {:?}, where a linear of [{rows}, {cols}] belongs{as_packed}", info.shape);
             return Err(self.refuse(info, reason));
         }
         let mut matrix = match info.dtype {
             StorageType::U8 => self.packed(linear, info, rows, cols)?,
+            _ if words => self.words(linear, info, rows, cols)?,
             StorageType::Ternary(_) => self.decode_ternary(info)?,
             dtype if dtype.is_readable_as_float() => self.of_floats(linear, info, rows, cols)?,
             other => {
@@ -73,6 +79,31 @@ impl Checkpoint {
             .decode(self.stored_bytes(info), rows, cols)
             .and_then(|matrix| matrix.with_scale(Scale::Tensor(scale)))
             .map_err(|e| self.bad_ternary(info, e))
+    }
+
+    /// Code words in the canonical order, with a scale for the matrix `[1, 1]`, for each row `[rows, 1]`, or for each group of a
+    /// row's columns `[rows, groups]`: what a burnpack file has.
+    fn words(&self, linear: &str, info: &TensorInfo, rows: usize, cols: usize) -> Result<TernaryMatrix, FormatError> {
+        let scale = self.need(&format!("{linear}.weight_scale"))?;
+        let values = self.floats(&scale.name)?;
+        let group = match self.metadata() {
+            Metadata::Burnpack { group_size, .. } => group_size.filter(|size| *size > 0),
+            _ => None,
+        };
+        let scale = match (&scale.shape[..], group) {
+            ([1, 1], _) => Scale::Tensor(values[0]),
+            (&[scales, 1], _) if scales == rows => Scale::Row(values),
+            (&[scales, groups], Some(size)) if (scales, groups) == (rows, cols.div_ceil(size)) => {
+                Scale::Group { size, values }
+            }
+            (shape, group) => {
+                let groups = group.map_or(String::new(), |size| format!(" in groups of {size}"));
+                let reason = format!("has the shape {shape:?}, which is none of scales for [{rows}, {cols}]{groups}");
+                return Err(self.refuse(scale, reason));
+            }
+        };
+        let words = self.stored_bytes(info).as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        TernaryMatrix::from_words(rows, cols, words, scale).map_err(|error| self.bad_ternary(info, error))
     }
 
     fn of_floats(

@@ -1,18 +1,23 @@
 //! What shape of model a file holds, in one vocabulary for both containers.
 
+mod burnpack;
 mod checks;
 mod gguf;
 mod huggingface;
 mod sliding;
 
+use serde::{Deserialize, Serialize};
+
+pub(crate) use burnpack::{from_burnpack, to_burnpack};
 pub(crate) use gguf::{LINEAR_NORM_EPS, TensorFacts, architecture, from_gguf, has_interleaved_rope, token_id};
 pub(crate) use huggingface::{from_hugging_face, has_head};
 
 /// The model's hyperparameters.
 ///
 /// Each field names the keys it is read from: those of Hugging Face's `config.json`, then those of GGUF, where `A` is the
-/// file's architecture. Sizes are checked on reading: none is zero or absurd, heads divide as attention needs.
-#[derive(Debug, Clone, PartialEq)]
+/// file's architecture. A burnpack file has the fields themselves. Sizes are checked on reading: none is zero or absurd, heads
+/// divide as attention needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// `architectures[0]`, or `general.architecture`, as the file spells it.
     pub architecture: String,
@@ -35,6 +40,7 @@ pub struct ModelConfig {
     pub context_length: usize,
     /// Base of the rotary angles. `rope_theta` or `rope_parameters.rope_theta`; `A.rope.freq_base`. Without the key: 500000
     /// for `BitNetForCausalLM`, else 10000.
+    #[serde(with = "burnpack::exact")]
     pub rope_theta: f64,
     /// How many of a head's values are rotated. `head_dim · partial_rotary_factor`; `A.rope.dimension_count`.
     pub rope_dim: usize,
@@ -43,15 +49,19 @@ pub struct ModelConfig {
     pub rope_scaling: RopeScaling,
     /// What attention scores are multiplied by. `query_pre_attn_scalar^(-1/2)`; `A.attention.scale`; without the key
     /// `head_dim^(-1/2)`.
+    #[serde(with = "burnpack::exact")]
     pub attention_scale: f64,
     /// Layers that see only the positions near them, where there are any.
     pub sliding_window: Option<SlidingWindow>,
     /// What the rows of the embedding are multiplied by: `hidden_size^(1/2)` in Gemma 3, else 1. No key says it.
+    #[serde(with = "burnpack::exact")]
     pub embedding_scale: f64,
     /// What is added to the stored weights of every norm, but for those that belong to a single linear: 1 in Hugging Face
     /// folders of Gemma 3 (its GGUF files have it added already), else 0. No key says it.
+    #[serde(with = "burnpack::exact")]
     pub norm_offset: f64,
     /// Added to the mean square in every RMSNorm of the blocks. `rms_norm_eps`; `A.attention.layer_norm_rms_epsilon`.
+    #[serde(with = "burnpack::exact")]
     pub rms_norm_eps: f64,
     /// The gate's function. `hidden_act`; for GGUF `A.hidden_activation`, else by rule: see [`Activation`].
     pub activation: Activation,
@@ -70,6 +80,7 @@ pub struct ModelConfig {
     /// Epsilon of the norm before a single linear, where there is one. `quantization_config.rms_norm_eps` (default 1e-6)
     /// of a quantized Hugging Face model, else `rms_norm_eps`; `A.linear_norm_rms_epsilon`, without the key that of the other
     /// norms.
+    #[serde(with = "burnpack::exact")]
     pub linear_norm_eps: f64,
     /// Bits of a quantized activation: `Some(8)` for BitNet, `None` where the weights alone are ternary.
     ///
@@ -80,7 +91,7 @@ pub struct ModelConfig {
 }
 
 /// Layers in which a position sees itself and so many before it, less one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlidingWindow {
     /// Positions that are seen. `sliding_window`; `A.attention.sliding_window`.
     pub size: usize,
@@ -89,6 +100,7 @@ pub struct SlidingWindow {
     pub layers: Vec<bool>,
     /// Base of the rotary angles in these layers, which have no [`RopeScaling`].
     /// `rope_parameters.sliding_attention.rope_theta` or `rope_local_base_freq`; `A.rope.freq_base_swa`; 10000 without the key.
+    #[serde(with = "burnpack::exact")]
     pub rope_theta: f64,
 }
 
@@ -97,7 +109,7 @@ pub struct SlidingWindow {
 /// GGUF files of BitNet do not have to say which. Without `A.hidden_activation`, architecture `bitnet` means SiLU;
 /// `bitnet-25` and `bitnet-b1.58` mean squared ReLU, except with a SentencePiece vocabulary (`tokenizer.ggml.model` is
 /// `llama`), which only the older SiLU models have; `gemma3` means GELU, every other architecture SiLU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// `max(0, x)²`; `relu2`.
     Relu2,
@@ -120,7 +132,7 @@ impl Activation {
 }
 
 /// What is done with a stored `weight_scale`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScaleDirection {
     /// The weight is `trit · scale`.
     Multiply,
@@ -129,22 +141,26 @@ pub enum ScaleDirection {
 }
 
 /// Change of the rotary frequencies `theta^(-2i/d)`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RopeScaling {
     /// As they are.
     None,
     /// Every angle divided by `factor`. `rope_type` `linear`.
     Linear {
         /// The divisor.
+        #[serde(with = "burnpack::exact")]
         factor: f64,
     },
     /// Low frequencies divided by `factor`, high ones kept, a smooth step between. `rope_type` `llama3`.
     Llama3 {
         /// The divisor of low frequencies.
+        #[serde(with = "burnpack::exact")]
         factor: f64,
         /// Wavelengths above `original_context / low_freq_factor` are low frequencies.
+        #[serde(with = "burnpack::exact")]
         low_freq_factor: f64,
         /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
+        #[serde(with = "burnpack::exact")]
         high_freq_factor: f64,
         /// Positions of the unscaled model.
         original_context: usize,

@@ -33,8 +33,8 @@ pub use verify::ScaleFidelity;
 use verify::{Fingerprint, verify};
 
 use crate::export::{
-    Draft, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, TensorKind, draft_gguf,
-    draft_hugging_face,
+    BurnpackOptions, Draft, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, TensorKind,
+    draft_burnpack, draft_gguf, draft_hugging_face,
 };
 use crate::{Checkpoint, FormatError, StorageType};
 
@@ -48,6 +48,8 @@ pub enum Target {
     GgufFloats(GgufOptions),
     /// A folder for transformers.
     HuggingFace(HuggingFaceOptions),
+    /// A file of Burn's.
+    Burnpack(BurnpackOptions),
 }
 
 /// One model to be written in another form.
@@ -117,8 +119,11 @@ impl Conversion<'_> {
                 .filter(|t| t.kind == TensorKind::Ternary)
                 .for_each(|t| t.kind = TensorKind::Floats);
         }
-        if let Target::Gguf(options) | Target::GgufFloats(options) = &self.target {
-            keep_blocks(self.source, &mut model, options.floats);
+        match &self.target {
+            Target::Gguf(GgufOptions { floats, .. })
+            | Target::GgufFloats(GgufOptions { floats, .. })
+            | Target::Burnpack(BurnpackOptions { floats }) => keep_blocks(self.source, &mut model, *floats),
+            Target::HuggingFace(_) => {}
         }
         let fingerprints: Vec<_> = model.tensors.iter().map(|_| OnceLock::new()).collect();
         let draft = self.draft(&model, &fingerprints, path, overwrite, progress)?;
@@ -164,6 +169,7 @@ impl Conversion<'_> {
                     draft_gguf(model, options, path, overwrite, data)
                 }
                 Target::HuggingFace(options) => draft_hugging_face(model, options, path, overwrite, data),
+                Target::Burnpack(options) => draft_burnpack(model, options, path, overwrite, data),
             }
         })
     }
@@ -176,7 +182,7 @@ impl Target {
             Self::Gguf(_) => Ok(false),
             Self::GgufFloats(_) => Ok(true),
             Self::HuggingFace(options) if options.form == HuggingFaceForm::Master => has_masters(source, model),
-            Self::HuggingFace(_) => Ok(false),
+            Self::HuggingFace(_) | Self::Burnpack(_) => Ok(false),
         }
     }
 }

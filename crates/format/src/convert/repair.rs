@@ -107,7 +107,7 @@ pub fn repair(
 fn metadata(source: &Checkpoint) -> Result<&crate::gguf::Metadata, FormatError> {
     match source.metadata() {
         Metadata::Gguf(metadata) => Ok(metadata),
-        Metadata::HuggingFace { .. } => {
+        Metadata::HuggingFace { .. } | Metadata::Burnpack { .. } => {
             let file = source.source().files.first().map(|file| file.path.clone()).unwrap_or_default();
             Err(FormatError::unsupported(&file, "repairing a model that is no GGUF file"))
         }

@@ -35,7 +35,7 @@ impl ScaleFidelity {
                 _ => Self::Exact,
             },
             Target::HuggingFace(options) if options.form == HuggingFaceForm::PackedBitLinear => Self::Inverse,
-            Target::HuggingFace(_) | Target::GgufFloats(_) => Self::Exact,
+            Target::HuggingFace(_) | Target::GgufFloats(_) | Target::Burnpack(_) => Self::Exact,
         }
     }
 

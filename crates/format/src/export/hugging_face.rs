@@ -118,7 +118,9 @@ pub fn draft_hugging_face<'a, E: From<FormatError>>(
     }
     let staging = Staging::begin(path, overwrite, &FILES)?;
     staging.write("config.json", &config::pretty(&config_json))?;
-    write_tokenizer(&staging, path, model)?;
+    for (name, bytes) in tokenizer_files(path, model)? {
+        staging.write(name, &bytes)?;
+    }
     if let Some(embedding) = &model.embedding {
         for (name, json) in sentence_transformers::files(path, embedding, &model.config)? {
             staging.write(name, &config::pretty(&json))?;
@@ -133,7 +135,13 @@ pub fn draft_hugging_face<'a, E: From<FormatError>>(
     Ok(Draft::folder(staging))
 }
 
-fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<(), FormatError> {
+/// The tokenizer's files, and `generation_config.json`.
+///
+/// # Errors
+///
+/// When the tokenizer is the vocabulary of a GGUF file, no JSON, or has more tokens than the embedding has rows.
+pub(super) fn tokenizer_files(path: &Path, model: &Model) -> Result<Vec<(&'static str, Vec<u8>)>, FormatError> {
+    let mut files = Vec::new();
     let generation = match &model.tokenizer {
         TokenizerSource::Gguf(tokenizer) => {
             let what = format!("the vocabulary of a GGUF file ({}) as tokenizer.json", tokenizer.path.display());
@@ -148,19 +156,20 @@ fn write_tokenizer(staging: &Staging<'_>, path: &Path, model: &Model) -> Result<
                 let what = format!("{tokens} tokens with an embedding of {} rows", model.config.vocab_size);
                 return Err(FormatError::unsupported(path, what));
             }
-            staging.write("tokenizer.json", tokenizer_json)?;
+            files.push(("tokenizer.json", tokenizer_json.to_vec()));
             let tokenizer_config = match tokenizer_config {
                 Some(config) => config.clone(),
                 None => config::tokenizer_config(&model.config, &tokenizer),
             };
-            staging.write("tokenizer_config.json", &config::pretty(&tokenizer_config))?;
+            files.push(("tokenizer_config.json", config::pretty(&tokenizer_config)));
             if let Some(template) = chat_template {
-                staging.write("chat_template.jinja", template.as_bytes())?;
+                files.push(("chat_template.jinja", template.clone().into_bytes()));
             }
             generation_config.as_ref()
         }
     };
-    staging.write("generation_config.json", &config::pretty(&config::generation_config(&model.config, generation)))
+    files.push(("generation_config.json", config::pretty(&config::generation_config(&model.config, generation))));
+    Ok(files)
 }
 
 /// How tensors are named, stored and written.

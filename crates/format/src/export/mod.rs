@@ -1,4 +1,4 @@
-//! Whole models as files: GGUF, and folders as Hugging Face lays them out.
+//! Whole models as files: GGUF, folders as Hugging Face lays them out, and burnpack.
 //!
 //! A [`Model`] says what will be written: configuration, tokenizer and the list of tensors. Their data is asked for one
 //! tensor at a time, so memory is bounded by the largest. Trits and their scales are stored as they are given: nothing
@@ -14,6 +14,7 @@
 //! # Ok::<(), bitnet_format::FormatError>(())
 //! ```
 
+pub(crate) mod burnpack;
 mod draft;
 mod encode;
 mod fidelity;
@@ -32,6 +33,7 @@ mod vocabulary_pieces;
 use bitnet_ternary::TernaryMatrix;
 use bytes::Bytes;
 
+pub use burnpack::{BurnpackOptions, draft_burnpack, write_burnpack};
 pub use draft::Draft;
 pub use gguf::{Architecture, GgufOptions, draft_gguf, write_gguf};
 pub use hugging_face::{HuggingFaceForm, HuggingFaceOptions, draft_hugging_face, write_hugging_face};

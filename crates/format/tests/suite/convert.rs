@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use bitnet_fixtures::{FOLDERS, GGUFS, moby};
 use bitnet_format::convert::{Conversion, Progress, Report, ScaleFidelity, Stage, Target, faults, repair};
-use bitnet_format::export::{Architecture, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model};
+use bitnet_format::export::{Architecture, BurnpackOptions, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model};
 use bitnet_format::gguf::Value;
 use bitnet_format::{
     Activation, Checkpoint, FormatError, I2sLayout, Metadata, OpenOptions, StorageType, TokenizerSource, open,
@@ -29,7 +29,8 @@ fn folder(form: HuggingFaceForm) -> Target {
 
 fn convert(source: &Checkpoint, target: Target, path: &Path) -> Result<Report, FormatError> {
     let mut model = Model::of(source, "moby")?;
-    if matches!(target, Target::HuggingFace(_)) && matches!(model.tokenizer, TokenizerSource::Gguf(_)) {
+    let wants_json = matches!(target, Target::HuggingFace(_) | Target::Burnpack(_));
+    if wants_json && matches!(model.tokenizer, TokenizerSource::Gguf(_)) {
         // Another crate's task.
         model.tokenizer = TokenizerSource::Missing;
     }
@@ -73,7 +74,7 @@ fn assert_same(source: &Checkpoint, found: &Checkpoint, what: &str, rounded: imp
 fn every_fixture_goes_to_every_form_and_back() {
     let place = tempfile::tempdir().unwrap();
     let half = |x: f32| f16::from_f32(x).to_f32();
-    let forms: [(&str, Target, bool); 12] = [
+    let forms: [(&str, Target, bool); 13] = [
         ("i2_s.gguf", gguf(Packing::I2S), false),
         ("tq1_0.gguf", gguf(Packing::Tq1_0), true),
         ("tq2_0.gguf", gguf(Packing::Tq2_0), true),
@@ -86,6 +87,7 @@ fn every_fixture_goes_to_every_form_and_back() {
         ("packed", folder(HuggingFaceForm::PackedAutoBitLinear), false),
         ("bitlinear", folder(HuggingFaceForm::PackedBitLinear), false),
         ("master", folder(HuggingFaceForm::Master), false),
+        ("burnpack.bpk", Target::Burnpack(BurnpackOptions::default()), false),
     ];
     for fixture in FOLDERS.into_iter().chain(GGUFS) {
         let source = open(moby(fixture)).unwrap();

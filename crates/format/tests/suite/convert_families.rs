@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bitnet_fixtures::{FAMILIES, GGUF_FAMILIES, family};
 use bitnet_format::convert::{Conversion, Report, ScaleFidelity, Target};
-use bitnet_format::export::{GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, TensorData};
+use bitnet_format::export::{BurnpackOptions, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, TensorData};
 use bitnet_format::{
     Checkpoint, FormatError, ModelConfig, RopeScaling, StorageType, TextEmbedding, TokenizerSource, open,
 };
@@ -25,7 +25,8 @@ fn forms() -> Vec<(String, Target)> {
     let floats = ("float.gguf".to_string(), Target::GgufFloats(options(Packing::I2S)));
     let folders = [HuggingFaceForm::PackedAutoBitLinear, HuggingFaceForm::PackedBitLinear, HuggingFaceForm::Master]
         .map(|form| (format!("{form:?}"), folder(form)));
-    packed.chain([floats]).chain(folders).collect()
+    let burnpack = ("m.bpk".to_string(), Target::Burnpack(BurnpackOptions { floats: StorageType::F32 }));
+    packed.chain([floats]).chain(folders).chain([burnpack]).collect()
 }
 
 fn folder(form: HuggingFaceForm) -> Target {
@@ -34,7 +35,8 @@ fn folder(form: HuggingFaceForm) -> Target {
 
 fn convert(source: &Checkpoint, target: &Target, path: &Path) -> Result<Report, FormatError> {
     let mut model = Model::of(source, "family")?;
-    if matches!(target, Target::HuggingFace(_)) && matches!(model.tokenizer, TokenizerSource::Gguf(_)) {
+    let wants_json = matches!(target, Target::HuggingFace(_) | Target::Burnpack(_));
+    if wants_json && matches!(model.tokenizer, TokenizerSource::Gguf(_)) {
         // Another crate's task.
         model.tokenizer = TokenizerSource::Missing;
     }
@@ -50,7 +52,7 @@ fn refusal(model: &Checkpoint, target: &Target) -> Option<&'static str> {
     let has_float_activations = config.activation_bits.is_none();
     let needs = |size, says| (!in_blocks_of(size)).then_some(says);
     match target {
-        Target::HuggingFace(HuggingFaceOptions { form: HuggingFaceForm::Master, .. }) => None,
+        Target::HuggingFace(HuggingFaceOptions { form: HuggingFaceForm::Master, .. }) | Target::Burnpack(_) => None,
         Target::HuggingFace(_) => {
             has_float_activations.then_some("packed linears in a model whose activations stay floats")
         }
@@ -182,5 +184,5 @@ fn every_family_goes_to_every_form_that_can_hold_it_and_back() {
             std::fs::remove_file(&back).or_else(|_| std::fs::remove_dir_all(&back)).unwrap();
         }
     }
-    assert_eq!(written, 62, "forms that hold a family");
+    assert_eq!(written, 77, "forms that hold a family");
 }

@@ -3,6 +3,7 @@
 mod attacks_gguf;
 mod attacks_safetensors;
 mod blocks;
+mod burnpack;
 mod common;
 mod config_gguf;
 mod config_hugging_face;
