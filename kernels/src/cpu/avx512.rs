@@ -1,5 +1,6 @@
 //! Int8 × 2-bit products on AVX-512 with VNNI.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::base3;
@@ -40,7 +41,7 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32; TILE_
     unsafe { _mm512_storeu_si512(out[0].as_mut_ptr().cast(), sum) };
 }
 
-/// [`dots_of_one`] of a tile with five trits in a byte: four words and their activations at a time.
+/// [`dots_of_one`] of a tile with five trits in a byte, which VBMI looks up: four words and their activations at a time.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW, VNNI and VBMI.
@@ -48,15 +49,13 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32; TILE_
 /// # Panics
 /// When `tile` is not whole groups of 16 rows, or `x` not 20 lanes for each.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512vbmi")]
-pub(crate) unsafe fn dense_dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32; TILE_ROWS]; 1]) {
-    let groups = tile.len() / (base3::WORDS * TILE_ROWS);
-    assert!(tile.len().is_multiple_of(base3::WORDS * TILE_ROWS) && x.len() == 4 * base3::CANONICAL * groups, "lanes");
-    let top = _mm512_set1_epi8(0xc0u8.cast_signed());
-    let seven_bits = _mm512_set1_epi8(0x7f);
+pub(crate) unsafe fn dense_dots_vbmi(tile: &[u32], x: &[u32]) -> [i32; TILE_ROWS] {
+    let groups = base3::check(tile, x);
     // SAFETY: the table has 256 bytes.
     let table: [__m512i; 4] =
         std::array::from_fn(|i| unsafe { _mm512_loadu_si512(base3::CODES.as_ptr().add(64 * i).cast()) });
-    let (mut sums, mut fifths) = ([_mm512_setzero_si512(); 4], _mm512_setzero_si512());
+    // The fifth code is taken as `dense_dots` takes all: it costs less than a second table.
+    let (mut sums, mut fifths) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 2]);
     for group in 0..groups {
         for i in 0..base3::WORDS {
             // SAFETY: four words of 16 rows, and the lanes of 80 columns, are there for each group. The prefetch is a hint,
@@ -73,19 +72,53 @@ pub(crate) unsafe fn dense_dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32;
                     let x = _mm512_set1_epi32(x.add(4 * i + p).read().cast_signed());
                     *sum = _mm512_dpbusd_epi32(*sum, codes[p], x);
                 }
-                // (3 * byte) >> 8, left where it is: 64 times the code.
-                let half = _mm512_and_si512(_mm512_srli_epi16::<1>(bytes), seven_bits);
-                let fifth = _mm512_and_si512(_mm512_avg_epu8(bytes, half), top);
                 let x = _mm512_set1_epi32(x.add(4 * base3::WORDS + i).read().cast_signed());
-                fifths = _mm512_dpbusd_epi32(fifths, fifth, x);
+                let rest = thrice(bytes);
+                fifths = [_mm512_dpbusd_epi32(fifths[0], bytes, x), _mm512_dpbusd_epi32(fifths[1], rest, x)];
             }
         }
     }
     let [a, b, c, d] = sums;
     let sum = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
-    let sum = _mm512_add_epi32(sum, _mm512_srai_epi32::<6>(fifths));
-    // SAFETY: there is room for 16 lanes.
-    unsafe { _mm512_storeu_si512(out[0].as_mut_ptr().cast(), sum) };
+    array(_mm512_add_epi32(sum, codes_of(fifths)))
+}
+
+/// [`dense_dots_vbmi`] without VBMI: the products of the bytes and of what is left of them, see [`base3`].
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VNNI.
+///
+/// # Panics
+/// As [`dense_dots_vbmi`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(crate) unsafe fn dense_dots(tile: &[u32], x: &[u32]) -> [i32; TILE_ROWS] {
+    let groups = base3::check(tile, x);
+    let mut total = _mm512_setzero_si512();
+    for first in (0..groups).step_by(base3::GROUPS_IN_I32) {
+        // One sum for each code of a byte, because an addition waits for the one before it.
+        let (mut sums, mut rests) = ([_mm512_setzero_si512(); 5], [_mm512_setzero_si512(); 5]);
+        for group in first..groups.min(first + base3::GROUPS_IN_I32) {
+            for i in 0..base3::WORDS {
+                // SAFETY: as in `dense_dots_vbmi`.
+                let mut bytes = unsafe {
+                    let bytes = tile.as_ptr().add((base3::WORDS * group + i) * TILE_ROWS);
+                    _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
+                    _mm512_loadu_si512(bytes.cast())
+                };
+                for (n, lane) in base3::lanes_of(i).into_iter().enumerate() {
+                    // SAFETY: the lanes of 80 columns are there for each group.
+                    let x = unsafe { x.as_ptr().add(4 * base3::CANONICAL * group + lane).read() };
+                    let x = _mm512_set1_epi32(x.cast_signed());
+                    sums[n] = _mm512_dpbusd_epi32(sums[n], bytes, x);
+                    bytes = thrice(bytes);
+                    rests[n] = _mm512_dpbusd_epi32(rests[n], bytes, x);
+                }
+            }
+        }
+        let add = |sums: [__m512i; 5]| sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b));
+        total = _mm512_add_epi32(total, codes_of([add(sums), add(rests)]));
+    }
+    array(total)
 }
 
 /// `sum(code * x)` of `M` tiles for `T` tokens into `out`, `[tile][token][row]`. With two tiles and twelve tokens the sums take 24 of
@@ -130,6 +163,34 @@ pub(crate) unsafe fn dots<const M: usize, const T: usize>(
             unsafe { _mm512_storeu_si512(out[t].as_mut_ptr().cast(), sum) };
         }
     }
+}
+
+/// Three times each byte; see [`super::avx2::thrice`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn thrice(bytes: __m512i) -> __m512i {
+    let thrice: __m512i;
+    // SAFETY: the instruction is there (`avx512bw`), and touches nothing but these registers.
+    unsafe {
+        asm!("vpaddb {thrice}, {bytes}, {bytes}", "vpaddb {thrice}, {thrice}, {bytes}", thrice = out(zmm_reg) thrice,
+            bytes = in(zmm_reg) bytes, options(pure, nomem, nostack, preserves_flags));
+    }
+    thrice
+}
+
+/// The products of codes from those of bytes and those of what is left of them.
+#[target_feature(enable = "avx512f")]
+fn codes_of([sum, rest]: [__m512i; 2]) -> __m512i {
+    let three = _mm512_add_epi32(_mm512_add_epi32(sum, sum), sum);
+    _mm512_srai_epi32::<8>(_mm512_sub_epi32(three, rest))
+}
+
+#[target_feature(enable = "avx512f")]
+fn array(sums: __m512i) -> [i32; TILE_ROWS] {
+    let mut array = [0; TILE_ROWS];
+    // SAFETY: there is room for 16 lanes.
+    unsafe { _mm512_storeu_si512(array.as_mut_ptr().cast(), sums) };
+    array
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]

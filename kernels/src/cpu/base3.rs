@@ -1,14 +1,22 @@
 //! A denser order of packed words: five trits in a byte, 1.6 bits a weight, for machines that wait for their memory.
 //!
-//! Four words of a row, 16 bytes, hold 80 columns. A byte is `86 c4 + 27 c3 + 9 c2 + 3 c1 + c0`, of codes from 0 to 2:
+//! Four words of a row, 16 bytes, hold 80 columns. A byte is the number `v = 81 c4 + 27 c3 + 9 c2 + 3 c1 + c0`, of codes from
+//! 0 to 2, as a fraction of 243: `ceil(256 v / 243)`.
 //!
 //! ```text
 //! word i, byte j     c0 .. c3: columns 16 i + 4 j .. + 3                       c4: column 64 + 4 j + i
 //! ```
 //!
-//! So a table turns word `i` into word `i` of the canonical order, and the fifth codes of the four words are the planes of
-//! canonical word 4. With 86 in place of 81 the fifth code is `(3 * byte) >> 8`. Rows are padded to whole 80 columns; tiles
-//! are as in [`super::tiles`].
+//! So three times a byte has the first code, `c4`, above its eight bits, and in them the same fraction of what follows:
+//!
+//! ```text
+//! b0 = byte     code = (3 b) >> 8     next b = 3 b mod 256     c4, c3, c2, c1, c0 in turn
+//! ```
+//!
+//! Where a byte can be looked up, a table turns word `i` into word `i` of the canonical order, and the fifth codes of the four
+//! words are the planes of canonical word 4. Elsewhere codes are compared with 86 and 171, or not even taken out: as
+//! `256 code = 3 b - next b`, their products are those of the bytes, `256 sum(code x) = 3 sum(b x) - sum(next b x)`.
+//! Rows are padded to whole 80 columns; tiles are as in [`super::tiles`]. The fraction is that of llama.cpp's TQ1_0.
 
 use super::tiles::TILE_ROWS;
 
@@ -21,28 +29,39 @@ pub(crate) const WORDS: usize = 4;
 /// Canonical words of 80 columns.
 pub(crate) const CANONICAL: usize = 5;
 
-/// What a byte adds for its fifth code.
-const FIFTH: u8 = 86;
+/// Where the lanes of activations of word `i` of a group lie, in the order in which a byte gives up its codes.
+pub(crate) fn lanes_of(i: usize) -> [usize; 5] {
+    [4 * WORDS + i, 4 * i + 3, 4 * i + 2, 4 * i + 1, 4 * i]
+}
+
+/// Groups whose products, 256 times as large, fit 32 bits: one adds at most `80 * 2 * 128`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) const GROUPS_IN_I32: usize = 400;
 
 /// The four low codes of a byte, two bits each.
 pub(crate) static CODES: [u8; 256] = codes();
 
-/// The byte of four codes, two bits each, the fifth being 0. No code is 3.
-static BYTES: [u8; 256] = bytes();
+/// The number of four codes, two bits each. No code is 3.
+static NUMBERS: [u8; 256] = numbers();
 
 const fn codes() -> [u8; 256] {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        let low = byte % FIFTH as usize;
-        let codes = [low % 3, low / 3 % 3, low / 9 % 3, low / 27 % 3];
-        table[byte] = (codes[0] | (codes[1] << 2) | (codes[2] << 4) | (codes[3] << 6)) as u8;
+        // The fifth code leaves first.
+        let (mut rest, mut codes, mut place) = (3 * byte % 256, 0, 4);
+        while place > 0 {
+            place -= 1;
+            codes |= ((3 * rest) >> 8) << (2 * place);
+            rest = 3 * rest % 256;
+        }
+        table[byte] = codes as u8;
         byte += 1;
     }
     table
 }
 
-const fn bytes() -> [u8; 256] {
+const fn numbers() -> [u8; 256] {
     let mut table = [0; 256];
     let mut codes = 0;
     while codes < 256 {
@@ -50,6 +69,21 @@ const fn bytes() -> [u8; 256] {
         codes += 1;
     }
     table
+}
+
+/// The byte of four codes, two bits each, and a fifth.
+fn byte(codes: u8, fifth: u8) -> u8 {
+    (256 * (u32::from(NUMBERS[usize::from(codes)]) + 81 * u32::from(fifth))).div_ceil(243) as u8
+}
+
+/// Groups of 80 columns of a tile of 16 rows.
+///
+/// # Panics
+/// When `tile` is not whole groups of 16 rows, or `x` not 20 lanes for each.
+pub(crate) fn check(tile: &[u32], x: &[u32]) -> usize {
+    let groups = tile.len() / (WORDS * TILE_ROWS);
+    assert!(tile.len() == WORDS * TILE_ROWS * groups && x.len() == 4 * CANONICAL * groups, "lanes");
+    groups
 }
 
 /// Words of a row of `cols` columns.
@@ -67,7 +101,7 @@ pub(crate) fn pack(canonical: &[u32], dense: &mut [u32], stride: usize) {
         let fifths = word(CANONICAL * group + WORDS);
         for i in 0..WORDS {
             let (codes, fifths) = (word(CANONICAL * group + i).to_le_bytes(), (fifths >> (2 * i)).to_le_bytes());
-            let bytes = std::array::from_fn(|j| BYTES[usize::from(codes[j])] + FIFTH * (fifths[j] & 3));
+            let bytes = std::array::from_fn(|j| byte(codes[j], fifths[j] & 3));
             dense[(WORDS * group + i) * stride] = u32::from_le_bytes(bytes);
         }
     }
@@ -107,13 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_bytes_in_use_come_back_and_the_fifth_code_is_a_multiplication_away() {
-        for fifth_code in 0..3u8 {
-            for low in 0..81u8 {
-                let byte = FIFTH * fifth_code + low;
-                assert_eq!(BYTES[usize::from(CODES[usize::from(byte)])], low);
-                assert_eq!(fifth(byte), fifth_code);
-            }
+    fn every_five_codes_come_back_and_the_fifth_is_a_multiplication_away() {
+        for number in 0..243u32 {
+            let low = [1, 3, 9, 27].map(|place| (number / place % 3) as u8);
+            let codes = low[0] | low[1] << 2 | low[2] << 4 | low[3] << 6;
+            let byte = byte(codes, (number / 81) as u8);
+            assert_eq!(CODES[usize::from(byte)], codes);
+            assert_eq!(u32::from(fifth(byte)), number / 81);
         }
     }
 

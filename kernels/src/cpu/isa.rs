@@ -23,6 +23,10 @@ pub enum Isa {
     Neon,
     /// AArch64 with the `sdot` instruction (Armv8.2 dotprod: Cortex-A76, Apple M1, Graviton 2).
     NeonDotprod,
+    /// The same with `smmla`, a product of small int8 matrices (Armv8.6 i8mm: Cortex-A710, Apple M2, Graviton 3).
+    NeonI8mm,
+    /// WebAssembly with the vectors of 128 bits that the module was compiled for.
+    Simd128,
 }
 
 /// The vectors that an instruction set has for floats, where nothing else makes a difference.
@@ -37,7 +41,7 @@ pub(crate) enum Vectors {
 }
 
 impl Isa {
-    const ALL: [Isa; 8] = [
+    const ALL: [Isa; 10] = [
         Isa::Scalar,
         Isa::Avx2,
         Isa::AvxVnni,
@@ -46,6 +50,8 @@ impl Isa {
         Isa::Avx512Vbmi,
         Isa::Neon,
         Isa::NeonDotprod,
+        Isa::NeonI8mm,
+        Isa::Simd128,
     ];
 
     /// The name that `BITNET_ISA` takes.
@@ -59,6 +65,8 @@ impl Isa {
             Isa::Avx512Vbmi => "avx512vbmi",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "dotprod",
+            Isa::NeonI8mm => "i8mm",
+            Isa::Simd128 => "simd128",
         }
     }
 
@@ -86,9 +94,10 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => {
-                std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod")
-            }
+            Isa::NeonDotprod => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDotprod.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
+            Isa::Simd128 => cfg!(all(target_arch = "wasm32", target_feature = "simd128")),
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -99,7 +108,7 @@ impl Isa {
         match self {
             Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => Vectors::Avx2,
             Isa::Avx512Vnni | Isa::Avx512Vbmi => Vectors::Avx512,
-            Isa::Scalar | Isa::Neon | Isa::NeonDotprod => Vectors::Portable,
+            _ => Vectors::Portable,
         }
     }
 
@@ -109,12 +118,6 @@ impl Isa {
     /// When this processor cannot run it.
     pub(crate) fn check(self) {
         assert!(self.is_available(), "{self} is not an instruction set of this processor");
-    }
-
-    /// Whether a decode step reads [`super::tiles::WeightOrder::DenseTiles`] as they are; elsewhere they are unpacked first,
-    /// which is slower than the usual order.
-    pub fn reads_dense_tiles(self) -> bool {
-        self == Isa::Avx512Vbmi
     }
 
     /// All that this processor can run, the best one last.

@@ -4,7 +4,10 @@
 //! going to partial sum `i % 32`, and add those in a fixed tree, with a product and a sum rounded each for itself.
 //! The compiler turns that into the vectors of each instruction set, and all of them give the same bits.
 
-use super::isa::{Isa, Vectors, on_each_isa};
+use super::halves;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Vectors;
+use super::isa::{Isa, on_each_isa};
 
 const LANES: usize = 32;
 
@@ -46,8 +49,27 @@ pub(crate) fn dot_f16(isa: Isa, a: &[f32], b: &[u8]) -> f32 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Vectors::Avx2 => unsafe { dot_f16_avx2(a, b) },
-        _ => dot_stored(a, b, |b| half::f16::from_le_bytes(b).to_f32()),
+        _ => dot_f16_portable(a, b),
     }
+}
+
+fn dot_f16_portable(a: &[f32], b: &[u8]) -> f32 {
+    const WIDTH: usize = halves::WIDTH;
+    let mut sums = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<2>().0.as_chunks::<LANES>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        let parts =
+            sums.as_chunks_mut::<WIDTH>().0.iter_mut().zip(a.as_chunks::<WIDTH>().0).zip(b.as_chunks::<WIDTH>().0);
+        for ((sums, a), b) in parts {
+            let b = halves::widen(b.map(u16::from_le_bytes));
+            sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum += a * b);
+        }
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += a * half::f16::from_le_bytes(*b).to_f32();
+    }
+    total(sums)
 }
 
 #[inline(always)]

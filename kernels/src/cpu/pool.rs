@@ -140,6 +140,8 @@ impl Pool {
         if let Some(core) = cores.first() {
             core_affinity::set_for_current(*core);
         }
+        // WebAssembly has no threads, and not everywhere an error for who asks.
+        let threads = if cfg!(target_family = "wasm") { 1 } else { threads };
         let workers = (1..threads).map_while(|index| {
             let (shared, core) = (shared.clone(), cores.get(index).copied());
             let work = move || {
@@ -377,6 +379,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no threads")]
     fn a_loop_within_a_loop_and_loops_of_several_threads_run_whole() {
         for pool in pools() {
             let total = AtomicUsize::new(0);
@@ -393,6 +396,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no unwinding")]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         for pool in pools() {
             let run = || pool.for_each(100, &|task| assert!(task != 60, "sixty"));
@@ -407,6 +411,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "no threads")]
     fn an_installed_pool_is_the_current_one_and_only_there() {
         let pool = Arc::new(Pool::new(5));
         let outside = threads();

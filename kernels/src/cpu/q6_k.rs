@@ -13,7 +13,10 @@
 
 use half::f16;
 
-use super::isa::{Isa, Vectors};
+use super::isa::Isa;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 /// Weights of a block.
 pub(crate) const BLOCK: usize = 256;
@@ -85,13 +88,25 @@ pub(crate) fn dot(isa: Isa, row: &[u8], x: &SplitActivations) -> f32 {
     assert_eq!(row.len(), x.blocks.len() * BLOCK_BYTES, "a row of Q6_K");
     let blocks = row.as_chunks::<BLOCK_BYTES>().0.iter().zip(&x.blocks);
     let mut sums = [0f32; LANES];
-    match isa.vectors() {
+    match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Vectors::Avx512 => unsafe { avx512::add_row(blocks, &mut sums) },
+        Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::add_row(blocks, &mut sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Vectors::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
+        Isa::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni => unsafe { avx2::add_row_avxvnni(blocks, &mut sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Vnni256 => unsafe { avx2::add_row_vnni256(blocks, &mut sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { neon::add_row(blocks, &mut sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::add_row_dotprod(blocks, &mut sums) },
         _ => blocks.for_each(|(block, x)| add(&mut sums, scale(block) * x.scale, &integers(block, x))),
     }
     let mut width = LANES / 2;
@@ -216,81 +231,97 @@ mod avx2 {
 
     use super::{BLOCK_BYTES, LANES, PREFETCH, Split};
 
-    /// Adds the products of all blocks of a row to `sums`.
-    ///
-    /// # Safety
-    /// The processor has AVX2 and F16C.
-    #[target_feature(enable = "avx2,f16c")]
-    pub(super) unsafe fn add_row<'a>(
-        blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
-        sums: &mut [f32; LANES],
-    ) {
-        let (nibble, pair) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
-        // SAFETY: 16 floats are there.
-        let mut totals = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
-        for (block, x) in blocks {
-            // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
-            unsafe {
-                let bytes = block.as_ptr();
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
-                let scales = _mm_loadu_si128(bytes.add(192).cast());
-                let offsets = x.offset.as_ptr();
-                // Lanes 0..8 and 8..16.
-                let mut low_sums = [
-                    _mm256_mullo_epi32(_mm256_cvtepi8_epi32(scales), _mm256_load_si256(offsets.cast())),
-                    _mm256_mullo_epi32(
-                        _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(scales)),
-                        _mm256_load_si256(offsets.add(8).cast()),
-                    ),
-                ];
-                let mut high_sums = [_mm256_setzero_si256(); 2];
-                for half in 0..2 {
-                    let low = [
-                        _mm256_loadu_si256(bytes.add(64 * half).cast()),
-                        _mm256_loadu_si256(bytes.add(64 * half + 32).cast()),
-                    ];
-                    let high = _mm256_loadu_si256(bytes.add(128 + 32 * half).cast());
-                    // The bit pairs of each 32 weights, where a code has them.
-                    let pairs = [
-                        _mm256_slli_epi16::<4>(high),
-                        _mm256_slli_epi16::<2>(high),
-                        high,
-                        _mm256_srli_epi16::<2>(high),
-                    ];
-                    for (quarter, pairs) in pairs.into_iter().enumerate() {
-                        let low = low[quarter % 2];
-                        let low = if quarter < 2 { low } else { _mm256_srli_epi16::<4>(low) };
-                        let codes = _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(pairs, pair));
-                        let at = 128 * half + 32 * quarter;
-                        let high = _mm256_load_si256(x.high.as_ptr().add(at).cast());
-                        let low = _mm256_load_si256(x.low.as_ptr().add(at).cast());
-                        let scale = |run: usize| _mm_set1_epi16(i16::from(block[192 + at / 16 + run].cast_signed()));
-                        let scale = _mm256_set_m128i(scale(1), scale(0));
-                        // Two products are at most 2 × 63 × 127, which fits 16 bits.
-                        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, high), scale);
-                        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, low), scale);
-                        let side = quarter % 2;
-                        high_sums[side] = _mm256_add_epi32(high_sums[side], high);
-                        low_sums[side] = _mm256_add_epi32(low_sums[side], low);
+    /// One text for products of 16 bits that are added by an instruction of its own, and by the same one.
+    macro_rules! add_row {
+        ($name:ident, $features:literal, $add:ident) => {
+            /// Adds the products of all blocks of a row to `sums`.
+            ///
+            /// # Safety
+            /// The processor has what is enabled.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name<'a>(
+                blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
+                sums: &mut [f32; LANES],
+            ) {
+                let (nibble, pair) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
+                // SAFETY: 16 floats are there.
+                let mut totals = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
+                for (block, x) in blocks {
+                    // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
+                    unsafe {
+                        let bytes = block.as_ptr();
+                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
+                        let scales = _mm_loadu_si128(bytes.add(192).cast());
+                        let offsets = x.offset.as_ptr();
+                        // Lanes 0..8 and 8..16.
+                        let mut low_sums = [
+                            _mm256_mullo_epi32(_mm256_cvtepi8_epi32(scales), _mm256_load_si256(offsets.cast())),
+                            _mm256_mullo_epi32(
+                                _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(scales)),
+                                _mm256_load_si256(offsets.add(8).cast()),
+                            ),
+                        ];
+                        let mut high_sums = [_mm256_setzero_si256(); 2];
+                        for half in 0..2 {
+                            let low = [
+                                _mm256_loadu_si256(bytes.add(64 * half).cast()),
+                                _mm256_loadu_si256(bytes.add(64 * half + 32).cast()),
+                            ];
+                            let high = _mm256_loadu_si256(bytes.add(128 + 32 * half).cast());
+                            // The bit pairs of each 32 weights, where a code has them.
+                            let pairs = [
+                                _mm256_slli_epi16::<4>(high),
+                                _mm256_slli_epi16::<2>(high),
+                                high,
+                                _mm256_srli_epi16::<2>(high),
+                            ];
+                            for (quarter, pairs) in pairs.into_iter().enumerate() {
+                                let low = low[quarter % 2];
+                                let low = if quarter < 2 { low } else { _mm256_srli_epi16::<4>(low) };
+                                let codes =
+                                    _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(pairs, pair));
+                                let at = 128 * half + 32 * quarter;
+                                let high = _mm256_load_si256(x.high.as_ptr().add(at).cast());
+                                let low = _mm256_load_si256(x.low.as_ptr().add(at).cast());
+                                let scale =
+                                    |run: usize| _mm_set1_epi16(i16::from(block[192 + at / 16 + run].cast_signed()));
+                                let scale = _mm256_set_m128i(scale(1), scale(0));
+                                // Two products are at most 2 × 63 × 127, which fits 16 bits.
+                                let (high, low) = (_mm256_maddubs_epi16(codes, high), _mm256_maddubs_epi16(codes, low));
+                                let side = quarter % 2;
+                                high_sums[side] = $add(high_sums[side], high, scale);
+                                low_sums[side] = $add(low_sums[side], low, scale);
+                            }
+                        }
+                        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
+                            bytes.add(208).cast::<u16>().read_unaligned(),
+                        ))));
+                        let scale = _mm256_set1_ps(d * x.scale);
+                        for ((total, high), low) in totals.iter_mut().zip(high_sums).zip(low_sums) {
+                            let integers = _mm256_add_epi32(_mm256_slli_epi32::<6>(high), low);
+                            *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale));
+                        }
                     }
                 }
-                let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-                    bytes.add(208).cast::<u16>().read_unaligned(),
-                ))));
-                let scale = _mm256_set1_ps(d * x.scale);
-                for ((total, high), low) in totals.iter_mut().zip(high_sums).zip(low_sums) {
-                    let integers = _mm256_add_epi32(_mm256_slli_epi32::<6>(high), low);
-                    *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale));
+                // SAFETY: there is room for twice eight floats.
+                unsafe {
+                    _mm256_storeu_ps(sums.as_mut_ptr(), totals[0]);
+                    _mm256_storeu_ps(sums.as_mut_ptr().add(8), totals[1]);
                 }
             }
-        }
-        // SAFETY: there is room for twice eight floats.
-        unsafe {
-            _mm256_storeu_ps(sums.as_mut_ptr(), totals[0]);
-            _mm256_storeu_ps(sums.as_mut_ptr().add(8), totals[1]);
-        }
+        };
+    }
+
+    add_row!(add_row, "avx2,f16c", add_products);
+    add_row!(add_row_avxvnni, "avx2,f16c,avxvnni", _mm256_dpwssd_avx_epi32);
+    add_row!(add_row_vnni256, "avx2,f16c,avx512vl,avx512vnni", _mm256_dpwssd_epi32);
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_products(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
     }
 }
 

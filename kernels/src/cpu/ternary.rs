@@ -6,13 +6,13 @@
 //! of the weights irrelevant.
 
 use super::activations::{Activations, Block};
-use super::isa::{Isa, Vectors, on_each_isa};
+use super::dots::{self, PANEL};
+use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
+#[cfg(target_arch = "x86_64")]
+use super::scratch::with_floats;
 use super::tiles::{TILE_ROWS, WeightOrder};
-use super::{base3, lanes, scalar};
-
-/// Tiles that one task takes: two of them share each activation that is read.
-const PANEL: usize = 2;
+use super::{base3, lanes};
 
 /// A packed ternary matrix, borrowed. No code is 3: the kernels do not look, and would not agree.
 #[derive(Clone, Copy, Debug)]
@@ -145,49 +145,6 @@ fn stride(words: &[u32], first: usize, step: usize) -> Vec<u32> {
     words[first..].iter().step_by(step).copied().collect()
 }
 
-/// `sum(code * x)` of up to two tiles for a block of `T` tokens into `out`, `[tile][token][row]`.
-#[inline]
-fn code_dots<const T: usize>(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; T]; PANEL]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.vectors() == Vectors::Avx512 {
-        return match *tiles {
-            // SAFETY: whoever came in through a public function has passed `Isa::check`.
-            [a, b] => unsafe { super::avx512::dots([a, b], x, out) },
-            // SAFETY: as above.
-            [a] => unsafe { super::avx512::dots([a], x, out) },
-            _ => unreachable!("a panel has one or two tiles"),
-        };
-    }
-    for (tile, out) in tiles.iter().zip(out) {
-        *out = match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => unsafe { super::avx2::dots(tile, x) },
-            #[cfg(target_arch = "aarch64")]
-            // SAFETY: whoever came in through a public function has passed `Isa::check`.
-            Isa::Neon => unsafe { super::neon::dots(tile, x) },
-            #[cfg(target_arch = "aarch64")]
-            // SAFETY: as above.
-            Isa::NeonDotprod => unsafe { super::neon::dots_dotprod(tile, x) },
-            _ => scalar::dots(tile, x),
-        };
-    }
-}
-
-/// [`code_dots`] for one token: a decode step.
-#[inline]
-fn code_dots_of_one(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TILE_ROWS]; 1]; PANEL]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.vectors() == Vectors::Avx512 {
-        for (tile, out) in tiles.iter().zip(out) {
-            // SAFETY: as in `code_dots`.
-            unsafe { super::avx512::dots_of_one(tile, x, out) };
-        }
-        return;
-    }
-    code_dots(isa, tiles, x, out);
-}
-
 /// Where the exact integers of some rows go.
 trait Sink: Sync {
     /// The integers `dots` of the rows `row..` for one token and one segment, from which `sum` is still to be taken;
@@ -208,8 +165,7 @@ impl<S: Sink> Product<'_, S> {
 
     fn run_panel(&self, isa: Isa, panel: usize, acts: &Activations) {
         let w = &self.weights;
-        #[cfg(target_arch = "x86_64")]
-        if w.order == WeightOrder::DenseTiles && acts.tokens() == 1 && isa.reads_dense_tiles() {
+        if w.order == WeightOrder::DenseTiles && acts.tokens() == 1 {
             return self.run_dense_panel(isa, panel, acts);
         }
         let mut buffers = [Vec::new(), Vec::new()];
@@ -219,20 +175,46 @@ impl<S: Sink> Product<'_, S> {
         for ((tile, buffer), i) in tiles.iter_mut().zip(&mut buffers).take(count).zip(first..) {
             *tile = w.tile(i, buffer);
         }
+        let tiles = &tiles[..count];
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 && acts.blocks()[0].tokens == 6 {
+            return self.run_unpacked(isa, first, tiles, acts);
+        }
         for block in acts.blocks() {
             match block.tokens {
-                1 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots_of_one),
-                2 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<2>),
-                4 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<4>),
-                8 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<8>),
-                12 => self.run_block(isa, first, &tiles[..count], acts, *block, code_dots::<12>),
+                1 => self.run_block(isa, first, tiles, acts, *block, dots::of_one),
+                2 => self.run_block(isa, first, tiles, acts, *block, dots::of_block::<2>),
+                4 => self.run_block(isa, first, tiles, acts, *block, dots::of_block::<4>),
+                6 => self.run_block(isa, first, tiles, acts, *block, dots::of_block::<6>),
+                8 => self.run_block(isa, first, tiles, acts, *block, dots::of_block::<8>),
+                12 => self.run_block(isa, first, tiles, acts, *block, dots::of_block::<12>),
                 other => unreachable!("no instruction set has blocks of {other} tokens"),
             }
         }
     }
 
-    /// A panel for one token, from tiles with five trits in a byte.
+    /// A panel for many tokens whose codes are taken apart once for all of them.
     #[cfg(target_arch = "x86_64")]
+    fn run_unpacked(&self, isa: Isa, first_tile: usize, tiles: &[&[u32]], acts: &Activations) {
+        with_floats(4 * tiles[0].len(), |codes| {
+            let codes = bytemuck::cast_slice_mut(codes);
+            for (i, tile) in tiles.iter().enumerate() {
+                dots::unpack(tile, codes);
+                let (first, codes): (_, &[&[u32]]) = (first_tile + i, &[codes]);
+                for block in acts.blocks() {
+                    match block.tokens {
+                        1 => self.run_block(isa, first, codes, acts, *block, dots::of_unpacked::<1>),
+                        2 => self.run_block(isa, first, codes, acts, *block, dots::of_unpacked::<2>),
+                        4 => self.run_block(isa, first, codes, acts, *block, dots::of_unpacked::<4>),
+                        6 => self.run_block(isa, first, codes, acts, *block, dots::of_unpacked::<6>),
+                        other => unreachable!("AVX2 has no blocks of {other} tokens"),
+                    }
+                }
+            }
+        });
+    }
+
+    /// A panel for one token, from tiles with five trits in a byte.
     fn run_dense_panel(&self, isa: Isa, panel: usize, acts: &Activations) {
         let w = &self.weights;
         let groups = w.cols.div_ceil(base3::COLUMNS);
@@ -240,19 +222,16 @@ impl<S: Sink> Product<'_, S> {
         let first = panel * PANEL;
         for tile in first..w.rows.div_ceil(TILE_ROWS).min(first + PANEL) {
             let (words, rows) = w.stored_tile(tile);
-            let mut dots = [[0; TILE_ROWS]];
-            if rows == TILE_ROWS {
-                // SAFETY: `Isa::reads_dense_tiles` has looked for what it needs.
-                unsafe { super::avx512::dense_dots_of_one(words, x, &mut dots) };
+            let dots = if rows == TILE_ROWS {
+                dots::of_dense_tile(isa, words, x)
             } else {
                 let mut whole = vec![0; words.len() / rows * TILE_ROWS];
                 for (to, from) in whole.chunks_exact_mut(TILE_ROWS).zip(words.chunks_exact(rows)) {
                     to[..rows].copy_from_slice(from);
                 }
-                // SAFETY: as above.
-                unsafe { super::avx512::dense_dots_of_one(&whole, x, &mut dots) };
-            }
-            self.sink.put(isa, tile * TILE_ROWS, 0, 0, &dots[0][..rows], acts.sum(0, 0));
+                dots::of_dense_tile(isa, &whole, x)
+            };
+            self.sink.put(isa, tile * TILE_ROWS, 0, 0, &dots[..rows], acts.sum(0, 0));
         }
     }
 
@@ -266,13 +245,15 @@ impl<S: Sink> Product<'_, S> {
         kernel: impl Fn(Isa, &[&[u32]], &[u32], &mut [[[i32; TILE_ROWS]; T]; PANEL]),
     ) {
         let words_in_segment = acts.segment().div_ceil(16);
+        // Of 16 rows, for each canonical word: four times as many where the planes are taken apart.
+        let stride = tiles[0].len() / self.weights.width();
         let mut dots = [[[0; TILE_ROWS]; T]; PANEL];
         for segment in 0..acts.segments() {
             let start = segment * words_in_segment;
             let end = self.weights.width().min(start + words_in_segment);
             let mut parts: [&[u32]; PANEL] = [&[]; PANEL];
             for (part, tile) in parts.iter_mut().zip(tiles) {
-                *part = &tile[start * TILE_ROWS..end * TILE_ROWS];
+                *part = &tile[start * stride..end * stride];
             }
             kernel(isa, &parts[..tiles.len()], acts.lanes(block, start, end), &mut dots);
             for (i, dots) in dots.iter().enumerate().take(tiles.len()) {

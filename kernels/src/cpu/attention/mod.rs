@@ -12,7 +12,9 @@ pub mod segments;
 mod x86;
 
 use super::exp::exp;
-use super::isa::{Isa, Vectors, on_each_isa};
+#[cfg(target_arch = "x86_64")]
+use super::isa::Vectors;
+use super::isa::{Isa, on_each_isa};
 use super::kv_cache::{BLOCK, CacheFormat, CacheShape, VALUES};
 use super::parallel::{self, Parts};
 use super::scratch::with_floats;
