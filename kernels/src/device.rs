@@ -134,7 +134,8 @@ pub struct DeviceInfo {
 /// # Errors
 /// When `BITNET_ISA` names an instruction set that this processor does not have.
 pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
-    let native = format!("native, {}", Isa::select()?);
+    let choice: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+    let native = format!("native, {} (BITNET_ISA={} chooses)", Isa::select()?, choice.join("|"));
     let of_kind = |kind: DeviceKind| {
         let native = &native;
         kind.found().into_iter().enumerate().map(move |(index, device)| DeviceInfo {

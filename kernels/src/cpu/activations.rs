@@ -173,7 +173,7 @@ fn words(cols: usize) -> usize {
 /// room for their sums in the registers.
 pub(crate) fn block_sizes(isa: Isa) -> &'static [usize] {
     match isa {
-        Isa::Avx512Vnni | Isa::Avx512Vbmi => &[12, 8, 4, 2, 1],
+        Isa::Avx512Vnni => &[12, 8, 4, 2, 1],
         Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => &[6, 4, 2, 1],
         Isa::NeonI8mm => &[8, 4, 2, 1],
         Isa::Simd128 => &[2, 1],

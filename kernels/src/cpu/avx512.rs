@@ -41,55 +41,13 @@ pub(crate) unsafe fn dots_of_one(tile: &[u32], x: &[u32], out: &mut [[i32; TILE_
     unsafe { _mm512_storeu_si512(out[0].as_mut_ptr().cast(), sum) };
 }
 
-/// [`dots_of_one`] of a tile with five trits in a byte, which VBMI looks up: four words and their activations at a time.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, VNNI and VBMI.
-///
-/// # Panics
-/// When `tile` is not whole groups of 16 rows, or `x` not 20 lanes for each.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512vbmi")]
-pub(crate) unsafe fn dense_dots_vbmi(tile: &[u32], x: &[u32]) -> [i32; TILE_ROWS] {
-    let groups = base3::check(tile, x);
-    // SAFETY: the table has 256 bytes.
-    let table: [__m512i; 4] =
-        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(base3::CODES.as_ptr().add(64 * i).cast()) });
-    // The fifth code is taken as `dense_dots` takes all: it costs less than a second table.
-    let (mut sums, mut fifths) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 2]);
-    for group in 0..groups {
-        for i in 0..base3::WORDS {
-            // SAFETY: four words of 16 rows, and the lanes of 80 columns, are there for each group. The prefetch is a hint,
-            // of an address that need not exist.
-            unsafe {
-                let bytes = tile.as_ptr().add((base3::WORDS * group + i) * TILE_ROWS);
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
-                let bytes = _mm512_loadu_si512(bytes.cast());
-                let low = _mm512_permutex2var_epi8(table[0], bytes, table[1]);
-                let high = _mm512_permutex2var_epi8(table[2], bytes, table[3]);
-                let codes = unpack(_mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high));
-                let x = x.as_ptr().add(4 * base3::CANONICAL * group);
-                for (p, sum) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_epi32(x.add(4 * i + p).read().cast_signed());
-                    *sum = _mm512_dpbusd_epi32(*sum, codes[p], x);
-                }
-                let x = _mm512_set1_epi32(x.add(4 * base3::WORDS + i).read().cast_signed());
-                let rest = thrice(bytes);
-                fifths = [_mm512_dpbusd_epi32(fifths[0], bytes, x), _mm512_dpbusd_epi32(fifths[1], rest, x)];
-            }
-        }
-    }
-    let [a, b, c, d] = sums;
-    let sum = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
-    array(_mm512_add_epi32(sum, codes_of(fifths)))
-}
-
-/// [`dense_dots_vbmi`] without VBMI: the products of the bytes and of what is left of them, see [`base3`].
+/// [`dots_of_one`] of a tile with five trits in a byte: the products of the bytes and of what is left of them, see [`base3`].
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 ///
 /// # Panics
-/// As [`dense_dots_vbmi`].
+/// When `tile` is not whole groups of 16 rows, or `x` not 20 lanes for each.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(crate) unsafe fn dense_dots(tile: &[u32], x: &[u32]) -> [i32; TILE_ROWS] {
     let groups = base3::check(tile, x);
@@ -99,7 +57,8 @@ pub(crate) unsafe fn dense_dots(tile: &[u32], x: &[u32]) -> [i32; TILE_ROWS] {
         let (mut sums, mut rests) = ([_mm512_setzero_si512(); 5], [_mm512_setzero_si512(); 5]);
         for group in first..groups.min(first + base3::GROUPS_IN_I32) {
             for i in 0..base3::WORDS {
-                // SAFETY: as in `dense_dots_vbmi`.
+                // SAFETY: four words of 16 rows are there for each group. The prefetch is a hint, of an address that need not
+                // exist.
                 let mut bytes = unsafe {
                     let bytes = tile.as_ptr().add((base3::WORDS * group + i) * TILE_ROWS);
                     _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());

@@ -13,8 +13,8 @@
 //! b0 = byte     code = (3 b) >> 8     next b = 3 b mod 256     c4, c3, c2, c1, c0 in turn
 //! ```
 //!
-//! Where a byte can be looked up, a table turns word `i` into word `i` of the canonical order, and the fifth codes of the four
-//! words are the planes of canonical word 4. Elsewhere codes are compared with 86 and 171, or not even taken out: as
+//! A table turns word `i` into word `i` of the canonical order, and the fifth codes of the four words are the planes of
+//! canonical word 4. Kernels do without: they compare `b` with 86 and 171, or do not even take the codes out: as
 //! `256 code = 3 b - next b`, their products are those of the bytes, `256 sum(code x) = 3 sum(b x) - sum(next b x)`.
 //! Rows are padded to whole 80 columns; tiles are as in [`super::tiles`]. The fraction is that of llama.cpp's TQ1_0.
 

@@ -71,7 +71,7 @@ pub(crate) fn of_one(isa: Isa, tiles: &[&[u32]], x: &[u32], out: &mut [[[i32; TI
             Isa::Vnni256 => *out = unsafe { super::vnni256::avx512::dots_of_one(tile, x) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { super::avx512::dots_of_one(tile, x, out) },
+            Isa::Avx512Vnni => unsafe { super::avx512::dots_of_one(tile, x, out) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Isa::NeonDotprod | Isa::NeonI8mm => *out = unsafe { super::neon::dots_of_one_dotprod(tile, x) },
@@ -101,9 +101,6 @@ pub(crate) fn of_dense_tile(isa: Isa, tile: &[u32], x: &[u32]) -> [i32; TILE_ROW
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx512Vnni => unsafe { super::avx512::dense_dots(tile, x) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx512Vbmi => unsafe { super::avx512::dense_dots_vbmi(tile, x) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Isa::Neon => unsafe { super::neon::dense_dots(tile, x) },

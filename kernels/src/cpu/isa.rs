@@ -15,10 +15,8 @@ pub enum Isa {
     AvxVnni,
     /// What [`Isa::AvxVnni`] does with AVX-512's encoding of the same instructions.
     Vnni256,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Cascade Lake).
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel Cascade Lake, AMD Zen 4).
     Avx512Vnni,
-    /// The same with VBMI, which looks bytes up (Intel Ice Lake, AMD Zen 4).
-    Avx512Vbmi,
     /// AArch64 with the NEON that every Armv8 core has.
     Neon,
     /// AArch64 with the `sdot` instruction (Armv8.2 dotprod: Cortex-A76, Apple M1, Graviton 2).
@@ -41,13 +39,12 @@ pub(crate) enum Vectors {
 }
 
 impl Isa {
-    const ALL: [Isa; 10] = [
+    const ALL: [Isa; 9] = [
         Isa::Scalar,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Vnni256,
         Isa::Avx512Vnni,
-        Isa::Avx512Vbmi,
         Isa::Neon,
         Isa::NeonDotprod,
         Isa::NeonI8mm,
@@ -62,7 +59,6 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Vnni256 => "vnni256",
             Isa::Avx512Vnni => "avx512vnni",
-            Isa::Avx512Vbmi => "avx512vbmi",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "dotprod",
             Isa::NeonI8mm => "i8mm",
@@ -89,8 +85,6 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vbmi => Isa::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512vbmi"),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -107,7 +101,7 @@ impl Isa {
     pub(crate) fn vectors(self) -> Vectors {
         match self {
             Isa::Avx2 | Isa::AvxVnni | Isa::Vnni256 => Vectors::Avx2,
-            Isa::Avx512Vnni | Isa::Avx512Vbmi => Vectors::Avx512,
+            Isa::Avx512Vnni => Vectors::Avx512,
             _ => Vectors::Portable,
         }
     }

@@ -15,7 +15,6 @@
 //! | `avx2` | `vpmaddubsw`, sums of 16 bits | bytes compared with 1/3 and 2/3 | 16 × 6, codes taken apart once for all tokens |
 //! | `avxvnni`, `vnni256` | `vpdpbusd`, codes not shifted | `vpdpbusd` of bytes and of what is left of them | 16 × 6 |
 //! | `avx512vnni` | `vpdpbusd` | as `avxvnni` | 32 × 12 |
-//! | `avx512vbmi` | `vpdpbusd` | bytes looked up with `vpermi2b` | 32 × 12 |
 //! | `neon` | `smlal`, sums of 16 bits | bytes compared | 8 × 4 |
 //! | `dotprod` | `sdot` by element, one shift a vector | `sdot` of bytes and of what is left of them | 16 × 4 |
 //! | `i8mm` | as `dotprod` | as `dotprod` | `smmla`, 8 × 8 |
@@ -27,7 +26,7 @@
 //! | `avx2` | `vpmaddubsw`, `vpmaddwd` | F16C | FMA, vectors of 8 | AMD Zen 4 |
 //! | `avxvnni` | `vpmaddubsw`, `vpdpwssd` | F16C | FMA, vectors of 8 | nowhere: no machine had it |
 //! | `vnni256` | the same | F16C | FMA, vectors of 8 | AMD Zen 4 |
-//! | `avx512vnni`, `avx512vbmi` | `vpmaddubsw`, `vpdpwssd` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
+//! | `avx512vnni` | `vpmaddubsw`, `vpdpwssd` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
 //! | `neon` | `smull`, `saddlp` | `fcvtl` | `fcvtl`, else plain (`fmla`) | QEMU: a Cortex-A72 and its largest processor |
 //! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | `fcvtl`, else plain (`fmla`) | QEMU's largest processor |
 //! | `simd128` | plain | plain | plain | node 20 |

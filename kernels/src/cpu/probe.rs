@@ -141,7 +141,7 @@ type ProductsLoop = (unsafe fn(u64) -> i32, u64);
 fn products_loop(isa: Isa) -> ProductsLoop {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni | Isa::Avx512Vbmi => (x86::dpbusd, x86::DPBUSD_PRODUCTS),
+        Isa::Avx512Vnni => (x86::dpbusd, x86::DPBUSD_PRODUCTS),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => (x86::maddubs, x86::MADDUBS_PRODUCTS),
         #[cfg(target_arch = "x86_64")]

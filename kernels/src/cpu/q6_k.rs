@@ -91,7 +91,7 @@ pub(crate) fn dot(isa: Isa, row: &[u8], x: &SplitActivations) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni | Isa::Avx512Vbmi => unsafe { avx512::add_row(blocks, &mut sums) },
+        Isa::Avx512Vnni => unsafe { avx512::add_row(blocks, &mut sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
