@@ -42,7 +42,6 @@ RUNS = {
 QUANTIZES = {
     "llama.cpp": [("float", "TQ1_0"), ("float", "TQ2_0")],
     "ik_llama.cpp": [("float", "IQ2_BN"), ("float", "IQ1_BN"), ("i2_s", "IQ2_BN")],
-    "bitnet.cpp": [("float", "I2_S")],
 }
 FOLDERS = ["hf-packed", "hf-bitlinear", "hf-master"]
 
@@ -122,7 +121,7 @@ def quantized(bitnet, args, name, folder):
     packed = bitnet.convert(args.model, "packed", "--to", "hf-packed", "--embd", "f32")
     # Upstream only knows the older name.
     arch = ["--arch", "bitnet"] if name == "llama.cpp" else []
-    for source, form in QUANTIZES.get(name, []):
+    for source, form in QUANTIZES[name]:
         given = bitnet.convert(packed, f"{source}-for-{name}.gguf", "--to", source, "--embd", "f32", *arch)
         theirs = bitnet.folder / f"{form}-of-{source}.gguf"
         options = ["--allow-requantize", "--token-embedding-type", "f16"]
