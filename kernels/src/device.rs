@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 
 use crate::cpu::isa::Isa;
+use crate::cpu::precision::Precision;
 use crate::cpu::tiles::WeightOrder;
 
 /// A backend that `--device` can name.
@@ -211,6 +212,18 @@ pub fn weight_order(device: &Device) -> WeightOrder {
 /// The order with five trits in a byte, on devices whose kernels read it.
 pub fn dense_weight_order(device: &Device) -> Option<WeightOrder> {
     is_native(device).then_some(WeightOrder::DenseTiles)
+}
+
+/// Whether a device multiplies numbers of this precision itself, so that it gains by them.
+pub fn has_precision(device: &Device, precision: Precision) -> bool {
+    match precision {
+        Precision::F32 => true,
+        Precision::Bf16 if is_native(device) => Isa::select().is_ok_and(|isa| precision.is_available(isa)),
+        #[cfg(feature = "cube")]
+        Precision::Bf16 => client(device).is_some() && device.supports_dtype(burn::tensor::FloatDType::BF16),
+        #[cfg(not(feature = "cube"))]
+        Precision::Bf16 => false,
+    }
 }
 
 #[cfg(feature = "cube")]

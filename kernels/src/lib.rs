@@ -32,11 +32,12 @@ pub use cpu::dense::RowFormat;
 pub use cpu::gate::Gate;
 pub use cpu::isa::{Isa, IsaError};
 pub use cpu::kv_cache::{CacheFormat, UnknownCacheFormat};
+pub use cpu::precision::Precision;
 pub use cpu::tiles::WeightOrder;
 #[cfg(feature = "burn")]
 pub use device::{
-    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, is_processor, memory,
-    row_storage, weight_order,
+    DeviceError, DeviceInfo, DeviceKind, RowStorage, dense_weight_order, device, devices, has_precision, is_processor,
+    memory, row_storage, weight_order,
 };
 pub use notice::{notice, on_notice};
 #[cfg(feature = "burn")]

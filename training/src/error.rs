@@ -111,6 +111,12 @@ pub enum TrainError {
         /// What it said.
         reason: String,
     },
+    /// The search for a learning rate was stopped.
+    #[error("stopped while learning rates were tried: the same command goes on with those that are left")]
+    SweepStopped,
+    /// No learning rate can be chosen.
+    #[error("numbers are no longer finite at any of the learning rates that were tried")]
+    SweepFailed,
     /// The loss, a gradient or a weight is not a finite number.
     #[error(
         "step {step}: numbers are no longer finite, first in {layer}; {}",

@@ -116,6 +116,7 @@ fn network(checkpoint: &Checkpoint) -> Model {
         kv_heads: config.num_kv_heads,
         context: config.context_length,
         sub_norms: has("model.layers.0.self_attn.attn_sub_norm.weight"),
+        inner_norms: has("model.layers.0.self_attn.q_proj.norm.weight"),
         activation: ActivationChoice(config.activation),
         tied: !has("lm_head.weight"),
         rope_theta: config.rope_theta,

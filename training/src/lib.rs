@@ -31,10 +31,14 @@
 //!
 //! # Precision
 //!
-//! Weights, optimizer, activations and gradients are F32. Activations in BF16 are not offered: the CPU backends of Burn have no
-//! product in BF16 (Flex widens both sides each time), a product that comes out in BF16 keeps 8 bits of the integers that
-//! ternary linears compute exactly, and there was no device to test it on. `model.embedding = "bf16"` says what the embedding
-//! is stored in.
+//! Weights, optimizer, activations and sums are F32, and the product of a ternary layer's forward pass is one of integers. With
+//! `batch.precision = "bf16"` (`bitnet train --precision bf16`) the operands of the linears' other products are rounded to
+//! bfloat16: those of the two products of a backward pass, and of the forward product of a layer that computes with floats.
+//! Int8 codes and trits are such numbers as they are, so of a ternary layer only the gradient that comes in is rounded.
+//!
+//! A CPU needs AVX-512 BF16 for it (AMD Zen 4), where a run is as reproducible as in F32. CubeCL's devices say themselves
+//! whether they have such numbers; there Burn rounds the product as well. A device without them is refused before the first
+//! step. `model.embedding = "bf16"` is something else: what the embedding is stored in.
 
 pub mod data;
 pub mod metrics;
@@ -77,4 +81,4 @@ pub use gradients::GradientSum;
 #[cfg(feature = "burn")]
 pub use inspect::Inspector;
 #[cfg(feature = "burn")]
-pub use run::{Event, Facts, Observer, RunFolder, RunOptions, Trained, train};
+pub use run::{Event, Facts, Observer, RunFolder, RunOptions, Trained, Tried, sweep_learning_rate, train};

@@ -226,6 +226,29 @@ fn bad_input_is_one_clear_line() {
 }
 
 #[test]
+fn the_learning_rate_is_that_of_the_best_short_run() {
+    let desk = Desk::new();
+    let output = desk.train("run", &["--lr-sweep=4", "--max-steps", "6"]).output().unwrap();
+    assert_eq!(figures(&output)["steps"], 6);
+    let lines = String::from_utf8(output.stderr).unwrap();
+    let tried = lines.lines().filter_map(|line| line.strip_prefix("learning rate ")?.split_once(": "));
+    let best = tried.clone().min_by(|a, b| a.1.cmp(b.1)).unwrap().0;
+    assert_eq!(tried.map(|(rate, _)| rate).collect::<Vec<_>>(), ["1.00e-3", "2.00e-3", "4.00e-3"], "{lines}");
+    let rate = RunFolder::new(desk.path("run")).read_recipe().unwrap().optimizer.learning_rate.peak;
+    assert_eq!(format!("{rate:.2e}"), best);
+}
+
+#[test]
+fn a_precision_that_the_device_lacks_is_refused() {
+    let desk = Desk::new();
+    let mut command = desk.train("run", &["--precision", "bf16"]);
+    command.env("BITNET_ISA", "scalar");
+    let error = refusal(command, None);
+    assert!(error.contains("bf16") && error.contains("batch.precision"), "{error}");
+    assert!(!desk.path("run/recipe.toml").exists());
+}
+
+#[test]
 fn a_folder_that_holds_a_run_is_not_overwritten_unasked() {
     let desk = Desk::new();
     let short = ["--max-steps", "2"];

@@ -17,6 +17,10 @@ pub struct Initialize {
     pub config: ModelConfig,
     /// Whether there is an RMSNorm before `o_proj` and one before `down_proj`, as in BitNet b1.58 2B-4T.
     pub sub_norms: bool,
+    /// Whether every linear has an RMSNorm of its own before its quantizer, besides those of the block.
+    ///
+    /// Source: Ma et al., "The Era of 1-bit LLMs: Training Tips, Code and FAQ", figure 3.
+    pub inner_norms: bool,
     /// How the linears compute.
     pub quantization: Quantization,
     /// What embedding and head are to be stored in, see [`DenseMatrix::trained`].
@@ -107,7 +111,9 @@ impl Random<'_> {
     }
 
     fn linear(&mut self, rows: usize, cols: usize, std: f64) -> BitLinear {
-        BitLinear::latent(self.matrix(rows, cols, std), self.how.quantization)
+        let norm = || RmsNorm::new(vec![1.0; cols], self.how.config.linear_norm_eps, self.device);
+        let norm = self.how.inner_norms.then(norm);
+        BitLinear::latent(self.matrix(rows, cols, std), self.how.quantization).with_norm(norm)
     }
 
     fn dense(&mut self, rows: usize, cols: usize) -> DenseMatrix {

@@ -37,9 +37,9 @@ pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeig
 pub use bitnet_kernels::cpu::probe;
 pub use bitnet_kernels::cpu::{best_logits::argmax, exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
-    CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, RowStorage, UnknownCacheFormat, WeightOrder,
-    can_replay, device, devices, is_processor, on_notice, ops, ops::Activations, ops::training::Quantization,
-    row_storage, weight_order,
+    CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, Precision, RowStorage, UnknownCacheFormat,
+    WeightOrder, can_replay, device, devices, has_precision, is_processor, on_notice, ops, ops::Activations,
+    ops::training::Quantization, row_storage, weight_order,
 };
 pub use block::Block;
 pub use cache::KvCache;

@@ -1,7 +1,7 @@
 //! The decoder of every ternary family.
 
 use bitnet_format::ModelConfig;
-use bitnet_kernels::{CacheFormat, RowStorage};
+use bitnet_kernels::{CacheFormat, Precision, RowStorage};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -296,6 +296,11 @@ impl Transformer {
     pub fn dense(&self) -> impl Iterator<Item = (&'static str, &DenseMatrix)> {
         let head = self.head.iter().map(|head| ("lm_head.weight", head));
         std::iter::once(("model.embed_tokens.weight", &self.embedding)).chain(head)
+    }
+
+    /// What the float products of the linears in training take their operands in, see [`crate::Precision`].
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.linears_mut().filter_map(BitLinear::latent_weights_mut).for_each(|w| w.set_precision(precision));
     }
 
     /// How far the linears in training are quantized, see [`crate::Quantization`].

@@ -8,7 +8,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend};
 
 use super::autodiff_training::float_linear;
-use crate::ops::training::TrainingOps;
+use crate::ops::training::{Precision, TrainingOps};
 use crate::ops::{CacheSpec, Gate, TernaryOps, TernarySpec};
 
 /// Backward of the ternary linear layer: `dx = dy · W`, straight through the rounding of the activations.
@@ -154,6 +154,6 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TernaryOps for Autodiff
     }
 
     fn dense_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
-        float_linear::<B, C>(&x, &w, B::dense_linear)
+        float_linear::<B, C>(&x, &w, Precision::F32, |x, w, _| B::dense_linear(x, w))
     }
 }

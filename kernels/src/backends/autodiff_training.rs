@@ -10,7 +10,7 @@ use burn::backend::{AutodiffBackend, Backend, TensorMetadata};
 use burn::tensor::FloatDType;
 
 use crate::cpu::adamw::AdamW;
-use crate::ops::training::{LatentWeights, Quantization, TrainingOps, reference};
+use crate::ops::training::{LatentWeights, Precision, Quantization, TrainingOps, reference};
 use crate::ops::{Activations, TernaryOps, TernarySpec};
 
 /// What a linear layer read, as far as its gradients need it.
@@ -34,43 +34,46 @@ enum Input<B: Backend> {
 struct LinearBackward;
 
 impl<B: TernaryOps + TrainingOps> Backward<B, 2> for LinearBackward {
-    type State = Saved<B>;
+    type State = (Saved<B>, Precision);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, w_node] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
-        match ops.state {
+        let (saved, precision) = ops.state;
+        match saved {
             Saved::Float { x, w } => {
                 if let Some(node) = w_node {
-                    grads.register::<B>(node.id, B::float_weight_gradient(dy.clone(), x));
+                    grads.register::<B>(node.id, B::float_weight_gradient(dy.clone(), x, precision));
                 }
                 if let Some(node) = x_node {
-                    grads.register::<B>(node.id, B::float_input_gradient(dy, w));
+                    grads.register::<B>(node.id, B::float_input_gradient(dy, w, precision));
                 }
             }
             Saved::Quantized { input, words, scale, granularity, cols } => {
                 if let Some(node) = w_node {
                     let dw = match input {
                         Input::Codes { codes, multiplier } => {
-                            B::codes_weight_gradient(dy.clone(), codes, multiplier, cols)
+                            B::codes_weight_gradient(dy.clone(), codes, multiplier, cols, precision)
                         }
-                        Input::Float(x) => B::float_weight_gradient(dy.clone(), x),
+                        Input::Float(x) => B::float_weight_gradient(dy.clone(), x, precision),
                     };
                     grads.register::<B>(node.id, dw);
                 }
                 if let Some(node) = x_node {
-                    grads.register::<B>(node.id, B::packed_input_gradient(dy, words, scale, granularity, cols));
+                    let dx = B::packed_input_gradient(dy, words, scale, granularity, cols, precision);
+                    grads.register::<B>(node.id, dx);
                 }
             }
         }
     }
 }
 
-/// A node for `y`, which was computed from `x` and `w` by way of what `saved` holds.
+/// A node for `y`, which was computed from `x` and `w` by way of what `saved` holds; its gradients are computed in a
+/// precision.
 fn linear<B: TernaryOps + TrainingOps, C: CheckpointStrategy>(
     x: &FloatTensor<Autodiff<B, C>>,
     w: &FloatTensor<Autodiff<B, C>>,
-    saved: Saved<B>,
+    saved: (Saved<B>, Precision),
     y: FloatTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
     match LinearBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
@@ -83,11 +86,12 @@ fn linear<B: TernaryOps + TrainingOps, C: CheckpointStrategy>(
 pub(super) fn float_linear<B: TernaryOps + TrainingOps, C: CheckpointStrategy>(
     x: &FloatTensor<Autodiff<B, C>>,
     w: &FloatTensor<Autodiff<B, C>>,
-    forward: impl Fn(FloatTensor<B>, FloatTensor<B>) -> FloatTensor<B>,
+    precision: Precision,
+    forward: impl Fn(FloatTensor<B>, FloatTensor<B>, Precision) -> FloatTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let (x_value, w_value) = (x.primitive().clone(), w.primitive().clone());
-    let y = forward(x_value.clone(), w_value.clone());
-    linear::<B, C>(x, w, Saved::Float { x: x_value, w: w_value }, y)
+    let y = forward(x_value.clone(), w_value.clone(), precision);
+    linear::<B, C>(x, w, (Saved::Float { x: x_value, w: w_value }, precision), y)
 }
 
 #[derive(Debug)]
@@ -149,11 +153,14 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
         x: FloatTensor<Self>,
         weights: LatentWeights<Self>,
         how: Quantization,
+        precision: Precision,
     ) -> Vec<FloatTensor<Self>> {
         let weights = weights.into_vec();
         let value = |w: &FloatTensor<Self>| w.primitive().clone();
         match how {
-            how if how.is_float() => weights.iter().map(|w| float_linear::<B, C>(&x, w, B::float_linear)).collect(),
+            how if how.is_float() => {
+                weights.iter().map(|w| float_linear::<B, C>(&x, w, precision, B::float_linear)).collect()
+            }
             Quantization::Ternary { granularity, activations, lambda: 1.0 } => {
                 let cols = x.primitive().shape().dims::<2>()[1];
                 let input = match activations {
@@ -175,7 +182,7 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
                         }
                     };
                     let saved = Saved::Quantized { input: input.clone(), words, scale, granularity, cols };
-                    linear::<B, C>(&x, w, saved, y)
+                    linear::<B, C>(&x, w, (saved, precision), y)
                 };
                 weights.iter().map(node).collect()
             }
@@ -183,8 +190,8 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
                 let blended = reference::blended_input::<B>(x.primitive().clone(), how);
                 let node = |w: &FloatTensor<Self>| {
                     let w_value = reference::blended_weight::<B>(value(w), how);
-                    let y = B::float_linear(blended.clone(), w_value.clone());
-                    linear::<B, C>(&x, w, Saved::Float { x: blended.clone(), w: w_value }, y)
+                    let y = B::float_linear(blended.clone(), w_value.clone(), precision);
+                    linear::<B, C>(&x, w, (Saved::Float { x: blended.clone(), w: w_value }, precision), y)
                 };
                 weights.iter().map(node).collect()
             }

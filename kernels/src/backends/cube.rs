@@ -12,7 +12,7 @@ use crate::cpu::dense::RowFormat;
 use crate::cpu::gate::Gate;
 use crate::cube;
 use crate::notice::default_body;
-use crate::ops::training::{self, AdamW, TrainingOps};
+use crate::ops::training::{self, AdamW, Precision, TrainingOps};
 use crate::ops::{
     Activations, CacheSpec, LinearInput, Norm, Outputs, TernaryOps, TernarySpec, Weight, WeightOrder, Weights,
     reference,
@@ -166,8 +166,10 @@ impl TrainingOps for CubeBackend {
         scale: FloatTensor<Self>,
         granularity: Granularity,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        Self::float_matmul(dy, Self::ternary_dequantize(words, scale, training::reference::spec(granularity, cols)))
+        let w = Self::ternary_dequantize(words, scale, training::reference::spec(granularity, cols));
+        training::reference::product::<Self>(dy, w, precision)
     }
 
     fn codes_weight_gradient(
@@ -175,9 +177,10 @@ impl TrainingOps for CubeBackend {
         codes: IntTensor<Self>,
         multiplier: FloatTensor<Self>,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let x = cube::values_of_codes(codes, multiplier, cols, true);
-        Self::float_matmul(Self::float_transpose(dy), x)
+        training::reference::product::<Self>(Self::float_transpose(dy), x, precision)
     }
 
     fn round_to(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self> {

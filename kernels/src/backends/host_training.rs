@@ -13,7 +13,7 @@ use crate::cpu::gate::{self, Gate};
 use crate::cpu::isa::Isa;
 use crate::cpu::ternary::{self, TernaryView};
 use crate::cpu::{cross_entropy, linear_backward, norm, quantize, round};
-use crate::ops::training::{TrainingOps, reference};
+use crate::ops::training::{Precision, TrainingOps, reference};
 use crate::ops::{TernaryOps, WeightOrder};
 
 /// Borrows canonical words and their scale.
@@ -80,12 +80,13 @@ impl<B: HostBackend> TrainingOps for B {
         scale: FloatTensor<Self>,
         granularity: Granularity,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let dy = B::contiguous(dy);
         let [tokens, _] = dy.shape().dims();
         let w = view::<B>(&words, &scale, granularity, cols);
         let dx = written(tokens * cols, |dx| {
-            linear_backward::ternary_input(Isa::active(), B::f32s(&dy), tokens, &w, dx);
+            linear_backward::ternary_input(Isa::active(), precision, B::f32s(&dy), tokens, &w, dx);
         });
         B::from_f32s(dx, &[tokens, cols])
     }
@@ -95,39 +96,40 @@ impl<B: HostBackend> TrainingOps for B {
         codes: IntTensor<Self>,
         multiplier: FloatTensor<Self>,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let dy = B::contiguous(dy);
         let [_, rows] = dy.shape().dims();
         let (codes, multiplier) = (B::codes(&codes), B::f32s(&multiplier));
         let dw = written(rows * cols, |dw| {
-            linear_backward::quantized_weight(Isa::active(), B::f32s(&dy), codes, multiplier, dw);
+            linear_backward::quantized_weight(Isa::active(), precision, B::f32s(&dy), codes, multiplier, dw);
         });
         B::from_f32s(dw, &[rows, cols])
     }
 
-    fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         let (x, w) = (B::contiguous(x), B::contiguous(w));
         let ([tokens, cols], [rows, _]): ([usize; 2], [usize; 2]) = (x.shape().dims(), w.shape().dims());
         let y = written(tokens * rows, |y| {
-            linear_backward::float_forward(Isa::active(), B::f32s(&x), B::f32s(&w), cols, y);
+            linear_backward::float_forward(Isa::active(), precision, B::f32s(&x), B::f32s(&w), cols, y);
         });
         B::from_f32s(y, &[tokens, rows])
     }
 
-    fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         let (dy, w) = (B::contiguous(dy), B::contiguous(w));
         let ([tokens, _], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), w.shape().dims());
         let dx = written(tokens * cols, |dx| {
-            linear_backward::float_input(Isa::active(), B::f32s(&dy), B::f32s(&w), cols, dx);
+            linear_backward::float_input(Isa::active(), precision, B::f32s(&dy), B::f32s(&w), cols, dx);
         });
         B::from_f32s(dx, &[tokens, cols])
     }
 
-    fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         let (dy, x) = (B::contiguous(dy), B::contiguous(x));
         let ([tokens, rows], [_, cols]): ([usize; 2], [usize; 2]) = (dy.shape().dims(), x.shape().dims());
         let dw = written(rows * cols, |dw| {
-            linear_backward::float_weight(Isa::active(), B::f32s(&dy), B::f32s(&x), tokens, dw);
+            linear_backward::float_weight(Isa::active(), precision, B::f32s(&dy), B::f32s(&x), tokens, dw);
         });
         B::from_f32s(dw, &[rows, cols])
     }

@@ -6,73 +6,93 @@
 
 use std::ops::Range;
 
-use super::gemm::{Lanes, Lines, Operand, ScaledLanes, matmul};
+use super::gemm::{Lanes, Lines, Operand, ScaledLanes, ScaledLines, matmul};
 use super::isa::{Isa, on_each_isa};
+use super::precision::Precision;
 use super::ternary::{ScaleView, TernaryView};
 use super::tiles::{TILE_ROWS, WeightOrder};
 
 /// `dx[t, k] = sum_n dy[t, n] * trit[n, k] * scale`; `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`.
 ///
 /// # Panics
-/// When this processor cannot run `isa`, a slice does not have the length that the others say, or the weights lie in
+/// When this processor cannot run `isa` or has no instructions for `precision`, a slice does not have the length that the others say, or the weights lie in
 /// [`WeightOrder::DenseTiles`].
-pub fn ternary_input(isa: Isa, dy: &[f32], tokens: usize, w: &TernaryView<'_>, dx: &mut [f32]) {
+pub fn ternary_input(isa: Isa, precision: Precision, dy: &[f32], tokens: usize, w: &TernaryView<'_>, dx: &mut [f32]) {
     isa.check();
     w.check(tokens * w.cols, tokens, dy.len());
     assert!(w.order != WeightOrder::DenseTiles, "five trits in a byte are for inference");
-    let left = Lines { values: dy, stride: w.rows };
-    matmul(isa, [tokens, w.cols, w.rows], &left, &Trits(w), dx);
+    let (shape, lines) = ([tokens, w.cols, w.rows], Lines { values: dy, stride: w.rows });
+    // Trits are bfloat16 numbers, scales are not: they are multiplied in before anything is rounded.
+    let factors: Option<Vec<f32>> = match (precision, w.scale) {
+        (Precision::Bf16, ScaleView::Tensor(scale)) => Some(vec![scale; w.rows]),
+        (Precision::Bf16, ScaleView::Row(scales)) => Some(scales.to_vec()),
+        _ => None,
+    };
+    match factors {
+        Some(factors) => {
+            let trits = TernaryView { scale: ScaleView::Tensor(1.0), ..*w };
+            matmul(isa, precision, shape, &ScaledLines { lines, factors: &factors }, &Trits(&trits), dx);
+        }
+        None => matmul(isa, precision, shape, &lines, &Trits(w), dx),
+    }
 }
 
 /// `dw[n, k] = sum_t dy[t, n] * codes[t, k] / scale[t]`; `dy` is `[tokens, rows]`, `codes` is `[tokens, cols]`, `dw` is
 /// `[rows, cols]`.
 ///
 /// # Panics
-/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
-pub fn quantized_weight(isa: Isa, dy: &[f32], codes: &[i8], scale: &[f32], dw: &mut [f32]) {
+/// When this processor cannot run `isa` or has no instructions for `precision`, or a slice does not have the length that the others say.
+pub fn quantized_weight(isa: Isa, precision: Precision, dy: &[f32], codes: &[i8], scale: &[f32], dw: &mut [f32]) {
     isa.check();
     let tokens = scale.len();
     let (rows, cols) = (dy.len() / tokens.max(1), codes.len() / tokens.max(1));
     assert_eq!((dy.len(), codes.len()), (tokens * rows, tokens * cols), "gradient and codes");
     let inverse: Vec<f32> = scale.iter().map(|s| 1.0 / s).collect();
     let left = ScaledLanes { values: dy, stride: rows, factors: &inverse };
-    matmul(isa, [rows, cols, tokens], &left, &Lanes { values: codes, stride: cols }, dw);
+    matmul(isa, precision, [rows, cols, tokens], &left, &Lanes { values: codes, stride: cols }, dw);
 }
 
 /// `y[t, n] = sum_k x[t, k] * w[n, k]`, in the order of `gemm.rs`: the forward pass of a float layer in training.
 ///
 /// # Panics
-/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
-pub fn float_forward(isa: Isa, x: &[f32], w: &[f32], cols: usize, y: &mut [f32]) {
+/// When this processor cannot run `isa` or has no instructions for `precision`, or a slice does not have the length that the others say.
+pub fn float_forward(isa: Isa, precision: Precision, x: &[f32], w: &[f32], cols: usize, y: &mut [f32]) {
     isa.check();
     let (tokens, rows) = (x.len() / cols.max(1), w.len() / cols.max(1));
     assert_eq!((x.len(), w.len()), (tokens * cols, rows * cols), "activations and weights");
     let lines = |values| Lines { values, stride: cols };
-    matmul(isa, [tokens, rows, cols], &lines(x), &lines(w), y);
+    matmul(isa, precision, [tokens, rows, cols], &lines(x), &lines(w), y);
 }
 
 /// `dx[t, k] = sum_n dy[t, n] * w[n, k]` for float weights `[rows, cols]`.
 ///
 /// # Panics
 /// As [`float_forward`].
-pub fn float_input(isa: Isa, dy: &[f32], w: &[f32], cols: usize, dx: &mut [f32]) {
+pub fn float_input(isa: Isa, precision: Precision, dy: &[f32], w: &[f32], cols: usize, dx: &mut [f32]) {
     isa.check();
     let rows = w.len() / cols.max(1);
     let tokens = dy.len() / rows.max(1);
     assert_eq!((dy.len(), w.len()), (tokens * rows, rows * cols), "gradient and weights");
     let left = Lines { values: dy, stride: rows };
-    matmul(isa, [tokens, cols, rows], &left, &Lanes { values: w, stride: cols }, dx);
+    matmul(isa, precision, [tokens, cols, rows], &left, &Lanes { values: w, stride: cols }, dx);
 }
 
 /// `dw[n, k] = sum_t dy[t, n] * x[t, k]` for float activations `[tokens, cols]`.
 ///
 /// # Panics
 /// As [`float_forward`].
-pub fn float_weight(isa: Isa, dy: &[f32], x: &[f32], tokens: usize, dw: &mut [f32]) {
+pub fn float_weight(isa: Isa, precision: Precision, dy: &[f32], x: &[f32], tokens: usize, dw: &mut [f32]) {
     isa.check();
     let (rows, cols) = (dy.len() / tokens.max(1), x.len() / tokens.max(1));
     assert_eq!((dy.len(), x.len()), (tokens * rows, tokens * cols), "gradient and activations");
-    matmul(isa, [rows, cols, tokens], &Lanes { values: dy, stride: rows }, &Lanes { values: x, stride: cols }, dw);
+    matmul(
+        isa,
+        precision,
+        [rows, cols, tokens],
+        &Lanes { values: dy, stride: rows },
+        &Lanes { values: x, stride: cols },
+        dw,
+    );
 }
 
 /// Packed trits with their scale as the right side of a product: `k` is the row, a lane the column.
@@ -157,10 +177,10 @@ mod tests {
                 let tiles = WeightOrder::Rows.convert(WeightOrder::Tiles, words.clone(), cols);
                 for isa in Isa::available() {
                     let mut expected = vec![0.0; tokens * cols];
-                    float_input(isa, &dy, &dense, cols, &mut expected);
+                    float_input(isa, Precision::F32, &dy, &dense, cols, &mut expected);
                     for (words, order) in [(&words, WeightOrder::Rows), (&tiles, WeightOrder::Tiles)] {
                         let mut dx = vec![f32::NAN; tokens * cols];
-                        ternary_input(isa, &dy, tokens, &view(words, order), &mut dx);
+                        ternary_input(isa, Precision::F32, &dy, tokens, &view(words, order), &mut dx);
                         assert_eq!(dx, expected, "{isa} {order:?}");
                     }
                     for (i, dx) in expected.iter().enumerate() {
@@ -173,8 +193,8 @@ mod tests {
             let x: Vec<f32> = (0..tokens * cols).map(|i| f32::from(codes[i]) / token_scale[i / cols]).collect();
             for isa in Isa::available() {
                 let (mut dw, mut float) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
-                quantized_weight(isa, &dy, &codes, &token_scale, &mut dw);
-                float_weight(isa, &dy, &x, tokens, &mut float);
+                quantized_weight(isa, Precision::F32, &dy, &codes, &token_scale, &mut dw);
+                float_weight(isa, Precision::F32, &dy, &x, tokens, &mut float);
                 for (a, b) in dw.iter().zip(&float) {
                     assert!((a - b).abs() < 1e-5 * b.abs().max(100.0), "{a} {b}");
                 }

@@ -58,6 +58,7 @@ pub mod linear_backward;
 pub mod norm;
 mod parallel;
 pub mod pool;
+pub mod precision;
 #[cfg(not(target_family = "wasm"))]
 pub mod probe;
 mod q6_k;

@@ -1,7 +1,7 @@
 //! The operations on CubeCL's devices against those of the host, forward and backward.
 
 use bitnet_kernels::Gate;
-use bitnet_kernels::ops::training::{self, AdamW, Quantization};
+use bitnet_kernels::ops::training::{self, AdamW, Precision, Quantization};
 use bitnet_kernels::ops::{self, Activations};
 use bitnet_ternary::Granularity;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
@@ -114,7 +114,7 @@ fn quantized_layers_agree(device: &Device) {
                 let device = device.clone().autodiff();
                 let x = given(inputs(tokens, cols), [tokens, cols], &device).require_grad();
                 let w = given(weights(rows, cols), [rows, cols], &device).require_grad();
-                let [y] = training::quantized_linears(x.clone(), [w.clone()], how);
+                let [y] = training::quantized_linears(x.clone(), [w.clone()], how, Precision::F32);
                 let along = given(noise(57, tokens * rows), [tokens, rows], &device);
                 let gradients = (y.clone() * along).sum().backward();
                 let (dx, dw) = (x.grad(&gradients).expect("dx"), w.grad(&gradients).expect("dw"));

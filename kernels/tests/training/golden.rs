@@ -1,7 +1,7 @@
 //! Values and gradients against those of PyTorch.
 
 use bitnet_fixtures::{Golden, difference};
-use bitnet_kernels::ops::training::{self, Quantization};
+use bitnet_kernels::ops::training::{self, Precision, Quantization};
 use bitnet_kernels::ops::{self, Activations};
 use bitnet_kernels::{Gate, RowStorage, TrainingOps, row_storage};
 use bitnet_ternary::{Granularity, quantize};
@@ -73,7 +73,7 @@ fn bit_linear_and_its_gradients() {
             let Quantization::Ternary { granularity, activations, lambda } = how else { unreachable!() };
             let (x, w) = (leaf("x"), leaf("weight"));
             let ([tokens, _], [rows, cols]) = (x.dims(), w.dims());
-            let [y] = training::quantized_linears(x.clone(), [w.clone()], how);
+            let [y] = training::quantized_linears(x.clone(), [w.clone()], how, Precision::F32);
             let values = floats(y.clone().inner());
             let gradients = (y * leaf("dy").detach()).sum().backward();
             let (dx, dweight) = (floats(x.grad(&gradients).unwrap()), floats(w.grad(&gradients).unwrap()));

@@ -1,7 +1,7 @@
 //! Every operation against its body in Burn's own terms, and the quantized ones against the integers of
 //! `bitnet-ternary`.
 
-use bitnet_kernels::ops::training::{self, AdamW, Quantization, reference};
+use bitnet_kernels::ops::training::{self, AdamW, Precision, Quantization, reference};
 use bitnet_kernels::ops::{self, Activations};
 use bitnet_kernels::{Gate, TrainingOps};
 use bitnet_ternary::{Granularity, Scale, TernaryMatrix, quantize, reference as exact};
@@ -137,7 +137,7 @@ macro_rules! suite {
                         let expected = exact::linear(&floats(x.clone()), tokens, &matrix);
 
                         let how = ternary(granularity, Activations::Int8, 1.0);
-                        let [y] = training::quantized_linears(x.clone(), [w.clone()], how);
+                        let [y] = training::quantized_linears(x.clone(), [w.clone()], how, Precision::F32);
                         assert_eq!(floats(y), expected, "{tokens} {rows}x{cols} {granularity}");
                         let (codes, multiplier) = B::absmax_quantize(prim(&x));
                         let (words, scale) = B::absmean_quantize(prim(&w), granularity);
@@ -158,10 +158,11 @@ macro_rules! suite {
                     ternary(Granularity::Group(16), Activations::Int8, 0.5),
                     ternary(Granularity::Row, Activations::Float, 1.0),
                 ] {
-                    let all = training::quantized_linears(x.clone(), [a.clone(), b.clone(), c.clone()], how);
-                    let two = training::quantized_linears(x.clone(), [a.clone(), b.clone()], how);
+                    let all =
+                        training::quantized_linears(x.clone(), [a.clone(), b.clone(), c.clone()], how, Precision::F32);
+                    let two = training::quantized_linears(x.clone(), [a.clone(), b.clone()], how, Precision::F32);
                     for (i, w) in [&a, &b, &c].into_iter().enumerate() {
-                        let [alone] = training::quantized_linears(x.clone(), [w.clone()], how);
+                        let [alone] = training::quantized_linears(x.clone(), [w.clone()], how, Precision::F32);
                         assert_eq!(floats(all[i].clone()), floats(alone.clone()), "{how:?}");
                         if let Some(y) = two.get(i) {
                             assert_eq!(floats(y.clone()), floats(alone), "{how:?}");
@@ -176,16 +177,22 @@ macro_rules! suite {
                     let dy = tensor::<2>(57, [tokens, rows], &device());
                     let x = tensor::<2>(58, [tokens, cols], &device());
                     let (codes, multiplier) = B::absmax_quantize(prim(&x));
-                    let body =
-                        reference::codes_weight_gradient::<B>(prim(&dy), codes.clone(), multiplier.clone(), cols);
-                    let dw = B::codes_weight_gradient(prim(&dy), codes, multiplier, cols);
+                    let body = reference::codes_weight_gradient::<B>(
+                        prim(&dy),
+                        codes.clone(),
+                        multiplier.clone(),
+                        cols,
+                        Precision::F32,
+                    );
+                    let dw = B::codes_weight_gradient(prim(&dy), codes, multiplier, cols, Precision::F32);
                     close::<2>(back(dw), back(body), "dweight");
                     for granularity in GRANULARITIES {
                         let w = given(weights(rows, cols), [rows, cols], &device());
                         let (words, scale) = B::absmean_quantize(prim(&w), granularity);
                         let (also, spec) = ((words.clone(), scale.clone()), granularity);
-                        let body = reference::packed_input_gradient::<B>(prim(&dy), words, scale, spec, cols);
-                        let dx = B::packed_input_gradient(prim(&dy), also.0, also.1, spec, cols);
+                        let body =
+                            reference::packed_input_gradient::<B>(prim(&dy), words, scale, spec, cols, Precision::F32);
+                        let dx = B::packed_input_gradient(prim(&dy), also.0, also.1, spec, cols, Precision::F32);
                         close::<2>(back::<2>(dx) * 10.0, back::<2>(body) * 10.0, "dx");
                     }
                 }
@@ -196,10 +203,18 @@ macro_rules! suite {
                 for [tokens, rows, cols] in SHAPES {
                     let (x, w) = (tensor::<2>(59, [tokens, cols], &device()), tensor::<2>(60, [rows, cols], &device()));
                     let dy = tensor::<2>(61, [tokens, rows], &device());
-                    let y = back(B::float_linear(prim(&x), prim(&w)));
+                    let y = back(B::float_linear(prim(&x), prim(&w), Precision::F32));
                     close(y, x.clone().matmul(w.clone().transpose()), "y");
-                    close(back(B::float_input_gradient(prim(&dy), prim(&w))), dy.clone().matmul(w), "dx");
-                    close(back(B::float_weight_gradient(prim(&dy), prim(&x))), dy.transpose().matmul(x), "dweight");
+                    close(
+                        back(B::float_input_gradient(prim(&dy), prim(&w), Precision::F32)),
+                        dy.clone().matmul(w),
+                        "dx",
+                    );
+                    close(
+                        back(B::float_weight_gradient(prim(&dy), prim(&x), Precision::F32)),
+                        dy.transpose().matmul(x),
+                        "dweight",
+                    );
                 }
             }
 
@@ -354,16 +369,16 @@ macro_rules! suite {
                 };
                 let (x, w, dy) = (view(82, 6, 50), view(83, 20, 50), view(84, 6, 20));
                 let both = |f: &dyn Fn(usize) -> FloatTensor<B>| same([back(f(0)), back(f(1))]);
-                both(&|i| B::float_linear(prim(&x[i]), prim(&w[i])));
-                both(&|i| B::float_input_gradient(prim(&dy[i]), prim(&w[i])));
-                both(&|i| B::float_weight_gradient(prim(&dy[i]), prim(&x[i])));
+                both(&|i| B::float_linear(prim(&x[i]), prim(&w[i]), Precision::F32));
+                both(&|i| B::float_input_gradient(prim(&dy[i]), prim(&w[i]), Precision::F32));
+                both(&|i| B::float_weight_gradient(prim(&dy[i]), prim(&x[i]), Precision::F32));
                 both(&|i| {
                     let (codes, multiplier) = B::absmax_quantize(prim(&x[i]));
-                    B::codes_weight_gradient(prim(&dy[i]), codes, multiplier, 50)
+                    B::codes_weight_gradient(prim(&dy[i]), codes, multiplier, 50, Precision::F32)
                 });
                 both(&|i| {
                     let (words, scale) = B::absmean_quantize(prim(&w[i]), Granularity::Row);
-                    B::packed_input_gradient(prim(&dy[i]), words, scale, Granularity::Row, 50)
+                    B::packed_input_gradient(prim(&dy[i]), words, scale, Granularity::Row, 50, Precision::F32)
                 });
                 both(&|i| B::round_to(prim(&x[i]), FloatDType::F16));
                 let square = x.clone().map(|x| x.clone() * x);
@@ -377,7 +392,8 @@ macro_rules! suite {
             fn a_layer_of_a_normalized_input_is_the_layer_that_runs() {
                 let (x, w) = (tensor::<2>(86, [5, 64], &device()), given(weights(20, 64), [20, 64], &device()));
                 let normed = ops::rms_norm(x, tensor::<1>(87, [64], &device()), 1e-5);
-                let [y] = training::quantized_linears(normed.clone(), [w.clone()], Quantization::BITNET);
+                let [y] =
+                    training::quantized_linears(normed.clone(), [w.clone()], Quantization::BITNET, Precision::F32);
                 let (words, scale) = training::absmean_quantize(w, Granularity::Tensor);
                 let spec = ops::TernarySpec {
                     cols: 64,

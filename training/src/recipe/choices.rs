@@ -33,6 +33,7 @@ spelled!(
     ScaleChoice,
     OptimizerKind,
     Packing,
+    PrecisionChoice,
     Reduction
 );
 
@@ -129,6 +130,17 @@ words!(
     Mean = "mean",
     /// Their sum: a step with more targets goes further.
     Sum = "sum"
+);
+
+words!(
+    /// What the float products of linears take their operands in, those of the backward pass among them.
+    #[derive(Default)]
+    PrecisionChoice, "`f32` or `bf16`",
+    /// As they are.
+    #[default]
+    F32 = "f32",
+    /// Rounded to bfloat16. Weights, optimizer, sums and the exact product of a ternary layer stay as they are.
+    Bf16 = "bf16"
 );
 
 /// The gate's function.

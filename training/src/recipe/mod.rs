@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::schedule::{LambdaSchedule, LearningRate, WeightDecay};
 pub use choices::{
-    ActivationChoice, OptimizerKind, Packing, Reduction, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord,
-    WeightsChoice,
+    ActivationChoice, OptimizerKind, Packing, PrecisionChoice, Reduction, ScaleChoice, StorageChoice, TokenizerChoice,
+    UnknownWord, WeightsChoice,
 };
 pub use size::Size;
 
@@ -67,6 +67,9 @@ pub struct Model {
     pub context: usize,
     /// RMSNorms before `o_proj` and `down_proj`.
     pub sub_norms: bool,
+    /// An RMSNorm before each linear's quantizer, besides those of the block.
+    #[serde(default)]
+    pub inner_norms: bool,
     /// `relu2` or `silu`.
     pub activation: ActivationChoice,
     /// Whether the head is the embedding.
@@ -105,6 +108,9 @@ pub struct BatchRecipe {
     pub accumulate: usize,
     /// Keep only the input of each block for the backward pass, and compute the rest again.
     pub checkpoint_activations: bool,
+    /// What the float products of linears take their operands in: `f32`, or `bf16` where the device has such products.
+    #[serde(default)]
+    pub precision: PrecisionChoice,
     /// What a row is: `rows`, so many targets in a row, or `documents`, each one by itself.
     #[serde(default)]
     pub packing: Packing,

@@ -8,8 +8,8 @@ use bitnet_ternary::Granularity;
 
 use super::choices::choose;
 use super::{
-    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, Packing, QuantizationRecipe, Recipe,
-    Reduction, RunRecipe, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
+    ActivationChoice, BatchRecipe, Model, OptimizerKind, OptimizerRecipe, Packing, PrecisionChoice, QuantizationRecipe,
+    Recipe, Reduction, RunRecipe, ScaleChoice, StorageChoice, TokenizerChoice, UnknownWord, WeightsChoice,
 };
 use crate::schedule::{LambdaSchedule, LearningRate, LearningRateSchedule, Span, WeightDecay, WeightDecaySchedule};
 
@@ -50,6 +50,7 @@ impl Size {
             kv_heads,
             context,
             sub_norms: true,
+            inner_norms: false,
             activation: ActivationChoice(Activation::Relu2),
             tied: true,
             rope_theta: 10_000.0,
@@ -78,6 +79,7 @@ impl Size {
                 rows,
                 accumulate: 1,
                 checkpoint_activations: false,
+                precision: PrecisionChoice::F32,
                 packing: Packing::Rows,
                 reduction: Reduction::Mean,
             },

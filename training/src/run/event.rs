@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bitnet_text::MakeProgress;
 
+use super::Tried;
 use crate::data::{Origin, Progress};
 use crate::metrics::{Alert, Limits, StepRecord};
 
@@ -36,6 +37,8 @@ pub enum Event<'a> {
     Data(Progress),
     /// The data is there.
     DataReady(&'a Origin),
+    /// A learning rate was tried.
+    Tried(&'a Tried),
     /// The first step is about to begin.
     Begin(&'a Facts),
     /// Some of the documents are longer than the context, and cut off there.

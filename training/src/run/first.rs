@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use bitnet_model::{Initialize, Quantization, Transformer, load, load_trainable, ops::Activations};
+use bitnet_model::{Initialize, Precision, Quantization, Transformer, load, load_trainable, ops::Activations};
 use burn::tensor::{Device, FloatDType};
 
 use crate::TrainError;
 use crate::data::Batch;
-use crate::recipe::{Recipe, StorageChoice, WeightsChoice};
+use crate::recipe::{PrecisionChoice, Recipe, StorageChoice, WeightsChoice};
 use crate::schedule::Progress;
 use crate::step::DeviceBatch;
 use crate::tokenizer::TokenizerFiles;
@@ -42,6 +42,7 @@ pub(super) fn first_model(
     let initialize = Initialize {
         config: recipe.config(vocab_size, tokenizer.end_of_text()),
         sub_norms: recipe.model.sub_norms,
+        inner_norms: recipe.model.inner_norms,
         quantization,
         storage,
         linear_std: recipe.model.init / (recipe.model.hidden as f64).sqrt(),
@@ -49,6 +50,14 @@ pub(super) fn first_model(
         seed: recipe.seed,
     };
     Ok(initialize.on(device)?)
+}
+
+/// What the float products of the linears take their operands in.
+pub(super) fn precision(recipe: &Recipe) -> Precision {
+    match recipe.batch.precision {
+        PrecisionChoice::F32 => Precision::F32,
+        PrecisionChoice::Bf16 => Precision::Bf16,
+    }
 }
 
 /// What the linears compute in the first step.

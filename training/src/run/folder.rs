@@ -53,6 +53,11 @@ impl RunFolder {
         self.0.join("metrics.jsonl")
     }
 
+    /// The learning rates that were tried before the run.
+    pub fn sweep(&self) -> PathBuf {
+        self.0.join("lr-sweep.json")
+    }
+
     /// The packed model.
     pub fn model(&self) -> PathBuf {
         self.0.join("model.gguf")

@@ -11,6 +11,7 @@ mod first;
 mod folder;
 mod formats;
 mod replicas;
+mod sweep;
 mod trained;
 mod trainer;
 
@@ -26,6 +27,7 @@ use crate::recipe::Recipe;
 
 pub use event::{Event, Facts, Observer};
 pub use folder::RunFolder;
+pub use sweep::{Tried, sweep_learning_rate};
 pub use trained::Trained;
 
 /// What a run is.

@@ -10,10 +10,11 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use bitnet_model::{Sequences, Transformer, row_storage, weight_order};
+use bitnet_model::{Sequences, Transformer, has_precision, row_storage, weight_order};
 use burn::tensor::Device;
 
 use super::batches::Batches;
+use super::first::precision;
 use crate::TrainError;
 use crate::data::Batch;
 use crate::gradients::GradientSum;
@@ -51,8 +52,8 @@ impl Replicas {
     /// `objective` on `first` and on each of `others`, devices without gradients.
     ///
     /// # Errors
-    /// When a device is there twice, a step has fewer rows than it would have parts, or a device cannot take a copy of packed
-    /// weights.
+    /// When a device is there twice, does not have the precision of the recipe, or cannot take a copy of packed weights, or
+    /// when a step has fewer rows than it would have parts.
     pub(super) fn new(
         objective: Objective,
         recipe: &Recipe,
@@ -71,6 +72,13 @@ impl Replicas {
                 return refuse(format!("number {} {reason}", before.len() + 1));
             }
             before.push(other);
+        }
+        if let Some(at) = before.iter().position(|device| !has_precision(device, precision(recipe))) {
+            let short = recipe.batch.precision;
+            return refuse(format!(
+                "number {} multiplies no {short} numbers, which `batch.precision` asks for",
+                at + 1
+            ));
         }
         let (rows, parts) = (recipe.batch.rows, recipe.batch.accumulate * before.len());
         if parts > rows {

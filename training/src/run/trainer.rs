@@ -9,7 +9,7 @@ use bitnet_format::Adapter;
 use bitnet_model::Transformer;
 
 use super::batches::{Batches, held_out};
-use super::first::{calibrated, first_model, teacher};
+use super::first::{calibrated, first_model, precision, teacher};
 use super::formats::Formats;
 use super::replicas::{Failure, Replicas};
 use super::{Event, Facts, Observer, RunFolder, RunOptions};
@@ -80,6 +80,7 @@ impl<'a> Trainer<'a> {
         }
         let limits = limits(recipe, &batches);
         let mut model = first_model(recipe, &tokenizer, &options.device.clone().autodiff())?;
+        model.set_precision(precision(recipe));
         if !options.resume && recipe.lora.is_none() {
             Formats::of(recipe).check(&model, &tokenizer, folder.path())?;
         }

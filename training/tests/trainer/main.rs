@@ -8,5 +8,6 @@ mod optimizer;
 mod resume;
 mod round_trip;
 mod support;
+mod sweep;
 mod tune;
 mod variants;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bitnet_model::pool::Pool;
+use bitnet_model::{Precision, has_precision};
+use bitnet_training::recipe::PrecisionChoice;
 use bitnet_training::{RunFolder, RunOptions, TrainError, train};
 use safetensors::SafeTensors;
 
@@ -87,13 +89,19 @@ fn the_number_of_threads_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut recipe = small();
     recipe.run.max_steps = 12;
-    let runs = [1, 2, 3].map(|threads| {
-        let options = options(folder.path(), &threads.to_string(), &recipe);
-        Arc::new(Pool::new(threads)).install(|| run(&options)).unwrap();
-        options
-    });
-    same(&runs[0], &runs[1]);
-    same(&runs[0], &runs[2]);
+    for (name, precision) in [(PrecisionChoice::F32, Precision::F32), (PrecisionChoice::Bf16, Precision::Bf16)] {
+        if !has_precision(&crate::support::device(), precision) {
+            continue;
+        }
+        recipe.batch.precision = name;
+        let runs = [1, 2, 3].map(|threads| {
+            let options = options(folder.path(), &format!("{name} {threads}"), &recipe);
+            Arc::new(Pool::new(threads)).install(|| run(&options)).unwrap();
+            options
+        });
+        same(&runs[0], &runs[1]);
+        same(&runs[0], &runs[2]);
+    }
 }
 
 #[test]

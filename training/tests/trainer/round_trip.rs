@@ -22,6 +22,7 @@ fn trained(options: &RunOptions) -> Transformer {
     let initialize = Initialize {
         config: recipe.config(tokenizer.tokenizer.vocab_size(), tokenizer.end_of_text()),
         sub_norms: true,
+        inner_norms: false,
         quantization: Quantization::BITNET,
         storage: FloatDType::F16,
         linear_std: 1.0,

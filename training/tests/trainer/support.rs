@@ -86,6 +86,7 @@ pub fn model(recipe: &Recipe, vocab_size: usize, quantization: Quantization) -> 
     let initialize = Initialize {
         config: recipe.config(vocab_size, None),
         sub_norms: recipe.model.sub_norms,
+        inner_norms: recipe.model.inner_norms,
         quantization,
         storage: FloatDType::F32,
         linear_std: 0.1,

@@ -1,10 +1,12 @@
 //! The settings that a recipe has, each on a short run.
 
 use bitnet_format::open;
-use bitnet_model::load;
+use bitnet_model::{Precision, has_precision, load};
 use bitnet_ternary::Granularity;
 use bitnet_training::metrics::{Outcome, StepRecord, read_jsonl};
-use bitnet_training::recipe::{OptimizerKind, Recipe, ScaleChoice, StorageChoice, TokenizerChoice, WeightsChoice};
+use bitnet_training::recipe::{
+    OptimizerKind, PrecisionChoice, Recipe, ScaleChoice, StorageChoice, TokenizerChoice, WeightsChoice,
+};
 use bitnet_training::{RunFolder, TrainError};
 
 use crate::support::{device, options, run, small};
@@ -74,6 +76,46 @@ fn muon_other_embeddings_and_learned_merges() {
     good(|recipe| recipe.tokenizer = TokenizerChoice::Bpe(300));
     good(|recipe| recipe.run.sample_every = 5);
     good(|recipe| recipe.model.activation = "silu".parse().unwrap());
+}
+
+#[test]
+fn norms_inside_the_linears() {
+    good(|recipe| recipe.model.inner_norms = true);
+    good(|recipe| (recipe.model.inner_norms, recipe.model.sub_norms) = (true, false));
+}
+
+/// Only Llama's class has ternary weights and float activations, and it has no sub-norms.
+#[test]
+fn float_activations_are_those_of_a_model_without_sub_norms() {
+    let (outcome, records, _folder) = result(|recipe| {
+        (recipe.model.hidden, recipe.model.ffn, recipe.model.kv_heads) = (64, 96, 4);
+        (recipe.model.sub_norms, recipe.quantization.act_bits) = (false, 0);
+    });
+    let outcome = outcome.unwrap();
+    assert!(records[7].train_loss < records[0].train_loss - 0.1, "{records:?}");
+    assert!(outcome.model.ends_with("hf"));
+    assert_eq!(open(&outcome.model).unwrap().config().activation_bits, None);
+}
+
+/// The forward pass of a ternary layer is exact in any precision.
+#[test]
+fn gradients_of_bf16_operands_train_as_well() {
+    let bf16 = |recipe: &mut Recipe| recipe.batch.precision = PrecisionChoice::Bf16;
+    if !has_precision(&device(), Precision::Bf16) {
+        let error = result(bf16).0.unwrap_err().to_string();
+        assert!(error.contains("batch.precision"), "{error}");
+        return;
+    }
+    let ((_, whole), (_, short)) = (good(|_| {}), good(bf16));
+    assert_eq!(whole[0].train_loss, short[0].train_loss);
+    let norms = [&whole, &short].map(|records| records[0].grad_norm);
+    assert!(norms[0] != norms[1] && (norms[0] / norms[1] - 1.0).abs() < 0.01, "{norms:?}");
+    result(|recipe| {
+        bf16(recipe);
+        recipe.quantization.weights = WeightsChoice::None;
+    })
+    .0
+    .unwrap();
 }
 
 /// Scales of rows and groups, which no packed file holds, are kept in a folder of floats that are trits by their values.

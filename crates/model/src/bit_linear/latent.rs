@@ -1,7 +1,7 @@
 //! Float weights that are on their way to trits.
 
 use bitnet_kernels::WeightOrder;
-use bitnet_kernels::ops::training::{self, Quantization};
+use bitnet_kernels::ops::training::{self, Precision, Quantization};
 use bitnet_kernels::ops::{self, Activations, TernarySpec};
 use bitnet_ternary::{Granularity, Scale, TernaryMatrix};
 use burn::module::{Module, Param};
@@ -18,11 +18,13 @@ pub struct LatentWeight {
     latent: Param<Tensor<2>>,
     #[module(skip)]
     how: Quantization,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl LatentWeight {
     pub(super) fn new(latent: Param<Tensor<2>>, how: Quantization) -> Self {
-        Self { latent, how }
+        Self { latent, how, precision: Precision::F32 }
     }
 
     /// The latent weights themselves.
@@ -43,6 +45,17 @@ impl LatentWeight {
     /// How the layer computes.
     pub fn quantization(&self) -> Quantization {
         self.how
+    }
+
+    /// What the layer's float products take their operands in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Changes what the layer's float products, those of the backward pass among them, take their operands in. Burn panics
+    /// where the device does not have such numbers, and other kernels do so as well: see [`crate::has_precision`].
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Changes how far the layer is quantized; nothing happens to a float layer.

@@ -222,7 +222,8 @@ impl BitLinear {
         if let Some(Weight::Latent(first)) = layers.first().map(|layer| &layer.weight) {
             let x = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
             layers.iter().for_each(|layer| layer.watch(&x));
-            return ops::training::quantized_linears(x, layers.map(BitLinear::latent_weight), first.quantization());
+            let (how, precision) = (first.quantization(), first.precision());
+            return ops::training::quantized_linears(x, layers.map(BitLinear::latent_weight), how, precision);
         }
         let packed = layers.map(|layer| match &layer.weight {
             Weight::Packed(weight) => weight.parts(layer.d_input, layer.activations),

@@ -5,6 +5,7 @@ use crate::cpu::gemm::{Lanes, Lines, matmul};
 use crate::cpu::isa::{Isa, on_each_isa};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, CacheShape, CacheSide};
 use crate::cpu::parallel::{self, Parts};
+use crate::cpu::precision::Precision;
 use crate::cpu::scratch::with_floats;
 
 /// Query tokens whose probabilities are held at a time.
@@ -162,8 +163,8 @@ impl Call<'_> {
 
         let queries = Lines { values: q, stride: q_stride };
         let douts = Lines { values: dout, stride: q_stride };
-        matmul(isa, [count, seen, head_dim], &queries, &Lines { values: k, stride: k_stride }, p);
-        matmul(isa, [count, seen, head_dim], &douts, &Lines { values: v, stride: k_stride }, ds);
+        matmul(isa, Precision::F32, [count, seen, head_dim], &queries, &Lines { values: k, stride: k_stride }, p);
+        matmul(isa, Precision::F32, [count, seen, head_dim], &douts, &Lines { values: v, stride: k_stride }, ds);
         for (i, (p, ds)) in p.chunks_exact_mut(seen).zip(ds.chunks_exact_mut(seen)).enumerate() {
             scale_all(isa, p, scale);
             softmax(isa, p, first + i + 1);
@@ -176,12 +177,12 @@ impl Call<'_> {
         let side = len * head_dim;
         let (dk_part, dv_part) = parts.split_at_mut(side);
         let (dk_part, dv_part) = (&mut dk_part[..seen * head_dim], &mut dv_part[..seen * head_dim]);
-        matmul(isa, [seen, head_dim, count], &across(&*ds), &rows_of(q), dk_part);
-        matmul(isa, [seen, head_dim, count], &across(&*p), &rows_of(dout), dv_part);
+        matmul(isa, Precision::F32, [seen, head_dim, count], &across(&*ds), &rows_of(q), dk_part);
+        matmul(isa, Precision::F32, [seen, head_dim, count], &across(&*p), &rows_of(dout), dv_part);
         add(isa, dk_part, &mut sums[..seen * head_dim]);
         add(isa, dv_part, &mut sums[side..][..seen * head_dim]);
         let scores = Lines { values: &*ds, stride: seen };
-        matmul(isa, [count, head_dim, seen], &scores, &Lanes { values: k, stride: k_stride }, dq);
+        matmul(isa, Precision::F32, [count, head_dim, seen], &scores, &Lanes { values: k, stride: k_stride }, dq);
         for (i, dq) in dq.chunks_exact(head_dim).enumerate() {
             let at = ((start + first + i) * heads + head) * head_dim;
             // SAFETY: the query heads of this KV head of this sequence belong to this task.

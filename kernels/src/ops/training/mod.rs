@@ -12,6 +12,7 @@ use burn::tensor::FloatDType;
 
 use super::{Activations, Gate};
 pub use crate::cpu::adamw::AdamW;
+pub use crate::cpu::precision::Precision;
 use crate::notice::default_body;
 pub use tensor::{
     absmean_quantize, adamw, cross_entropy, quantized_linears, round_to, segment_attention, sum_of_squares,
@@ -88,7 +89,8 @@ impl<B: Backend> LatentWeights<B> {
 )]
 pub trait TrainingOps: Backend {
     /// `x wᵀ` (`[tokens, cols] × [rows, cols]ᵀ`) for each of `weights`, quantized as `how` says. The gradients are those of
-    /// the straight-through estimator: of the product of the quantized values, as if nothing had been rounded.
+    /// the straight-through estimator: of the product of the quantized values, as if nothing had been rounded, and computed
+    /// in `precision`, as is the product of a layer that is not quantized, or not wholly.
     ///
     /// Source: Ma et al., "The Era of 1-bit LLMs: Training Tips, Code and FAQ", figure 3.
     #[fusion(default)]
@@ -96,9 +98,10 @@ pub trait TrainingOps: Backend {
         x: FloatTensor<Self>,
         #[extension_type] weights: LatentWeights<Self>,
         how: Quantization,
+        precision: Precision,
     ) -> Vec<FloatTensor<Self>> {
         default_body::<Self>("quantized_linears", &x.device());
-        reference::quantized_linears::<Self>(x, weights, how)
+        reference::quantized_linears::<Self>(x, weights, how, precision)
     }
 
     /// Weights `[rows, cols]` as words `[rows, ceil(cols / 16)]` and scale (`[1, 1]`, `[rows, 1]` or `[rows, groups]`), by
@@ -147,9 +150,10 @@ pub trait TrainingOps: Backend {
         scale: FloatTensor<Self>,
         granularity: Granularity,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         default_body::<Self>("packed_input_gradient", &dy.device());
-        reference::packed_input_gradient::<Self>(dy, words, scale, granularity, cols)
+        reference::packed_input_gradient::<Self>(dy, words, scale, granularity, cols, precision)
     }
 
     /// `dyᵀ · x̃` for quantized activations: `[tokens, rows], [tokens, cols] → [rows, cols]`.
@@ -159,28 +163,32 @@ pub trait TrainingOps: Backend {
         codes: IntTensor<Self>,
         multiplier: FloatTensor<Self>,
         cols: usize,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         default_body::<Self>("codes_weight_gradient", &dy.device());
-        reference::codes_weight_gradient::<Self>(dy, codes, multiplier, cols)
+        reference::codes_weight_gradient::<Self>(dy, codes, multiplier, cols, precision)
     }
 
     /// `x wᵀ` for float weights `[rows, cols]`.
     #[fusion(default)]
-    fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn float_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         default_body::<Self>("float_linear", &x.device());
-        super::reference::dense_linear::<Self>(x, w)
+        match precision {
+            Precision::F32 => super::reference::dense_linear::<Self>(x, w),
+            Precision::Bf16 => reference::product::<Self>(x, Self::float_transpose(w), precision),
+        }
     }
 
     /// `dy · w`: `[tokens, rows] → [tokens, cols]`.
     #[fusion(default)]
-    fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(dy, w)
+    fn float_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
+        reference::product::<Self>(dy, w, precision)
     }
 
     /// `dyᵀ · x`: `[tokens, rows], [tokens, cols] → [rows, cols]`.
     #[fusion(default)]
-    fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(Self::float_transpose(dy), x)
+    fn float_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
+        reference::product::<Self>(Self::float_transpose(dy), x, precision)
     }
 
     /// The gradients of [`super::TernaryOps::rms_norm`] for its input and its weight.

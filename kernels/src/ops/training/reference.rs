@@ -7,17 +7,18 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, IntDType, Scalar, Shape, Slice, TensorData};
 
 use super::super::{Activations, TernarySpec, WeightOrder, reference as ops};
-use super::{AdamW, Gate, LatentWeights, Quantization, TrainingOps};
+use super::{AdamW, Gate, LatentWeights, Precision, Quantization, TrainingOps};
 
 /// See [`TrainingOps::quantized_linears`].
 pub fn quantized_linears<B: TrainingOps>(
     x: FloatTensor<B>,
     weights: LatentWeights<B>,
     how: Quantization,
+    precision: Precision,
 ) -> Vec<FloatTensor<B>> {
     let weights = weights.into_vec().into_iter();
     match how {
-        how if how.is_float() => weights.map(|w| B::float_linear(x.clone(), w)).collect(),
+        how if how.is_float() => weights.map(|w| B::float_linear(x.clone(), w, precision)).collect(),
         Quantization::Ternary { granularity, activations: Activations::Int8, lambda: 1.0 } => {
             let [_, cols] = x.shape().dims();
             let (codes, multiplier) = B::absmax_quantize(x);
@@ -29,7 +30,7 @@ pub fn quantized_linears<B: TrainingOps>(
         }
         how => {
             let x = blended_input::<B>(x, how);
-            weights.map(|w| B::float_linear(x.clone(), blended_weight::<B>(w, how))).collect()
+            weights.map(|w| B::float_linear(x.clone(), blended_weight::<B>(w, how), precision)).collect()
         }
     }
 }
@@ -150,6 +151,17 @@ pub fn linear_of_codes<B: Backend>(
     }
 }
 
+/// The matrix product, with operands in `precision`. Burn gives one of bfloat16 operands in bfloat16.
+pub fn product<B: Backend>(left: FloatTensor<B>, right: FloatTensor<B>, precision: Precision) -> FloatTensor<B> {
+    match precision {
+        Precision::F32 => B::float_matmul(left, right),
+        Precision::Bf16 => {
+            let short = |side| B::float_cast(side, FloatDType::BF16);
+            B::float_cast(B::float_matmul(short(left), short(right)), FloatDType::F32)
+        }
+    }
+}
+
 /// See [`TrainingOps::packed_input_gradient`].
 pub fn packed_input_gradient<B: Backend>(
     dy: FloatTensor<B>,
@@ -157,8 +169,9 @@ pub fn packed_input_gradient<B: Backend>(
     scale: FloatTensor<B>,
     granularity: Granularity,
     cols: usize,
+    precision: Precision,
 ) -> FloatTensor<B> {
-    B::float_matmul(dy, ops::dequantize::<B>(words, scale, spec(granularity, cols)))
+    product::<B>(dy, ops::dequantize::<B>(words, scale, spec(granularity, cols)), precision)
 }
 
 /// See [`TrainingOps::codes_weight_gradient`].
@@ -167,10 +180,11 @@ pub fn codes_weight_gradient<B: Backend>(
     codes: IntTensor<B>,
     multiplier: FloatTensor<B>,
     cols: usize,
+    precision: Precision,
 ) -> FloatTensor<B> {
     debug_assert_eq!(codes.shape().dims::<2>()[1], cols);
     let x = B::float_div(B::int_into_float(codes, FloatDType::F32), multiplier);
-    B::float_matmul(B::float_transpose(dy), x)
+    product::<B>(B::float_transpose(dy), x, precision)
 }
 
 /// See [`TrainingOps::rms_norm_backward`].

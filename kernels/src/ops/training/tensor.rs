@@ -4,11 +4,16 @@ use bitnet_ternary::Granularity;
 use burn::backend::Dispatch;
 use burn::tensor::{FloatDType, Int, Tensor};
 
-use super::{AdamW, LatentWeights, Quantization, TrainingOps};
+use super::{AdamW, LatentWeights, Precision, Quantization, TrainingOps};
 
 /// One to three linear layers with latent float weights `[rows, cols]` for one input `[tokens, cols]`; see
 /// [`TrainingOps::quantized_linears`].
-pub fn quantized_linears<const N: usize>(x: Tensor<2>, weights: [Tensor<2>; N], how: Quantization) -> [Tensor<2>; N] {
+pub fn quantized_linears<const N: usize>(
+    x: Tensor<2>,
+    weights: [Tensor<2>; N],
+    how: Quantization,
+    precision: Precision,
+) -> [Tensor<2>; N] {
     const { assert!(N >= 1 && N <= 3, "one to three layers") };
     let mut weights = weights.into_iter().map(Tensor::into_dispatch);
     let weights = match (weights.next(), weights.next(), weights.next()) {
@@ -17,7 +22,7 @@ pub fn quantized_linears<const N: usize>(x: Tensor<2>, weights: [Tensor<2>; N], 
         (Some(a), ..) => LatentWeights::One(a),
         (None, ..) => unreachable!("one to three layers"),
     };
-    let out = Dispatch::quantized_linears(x.into_dispatch(), weights, how);
+    let out = Dispatch::quantized_linears(x.into_dispatch(), weights, how, precision);
     let mut out = out.into_iter().map(Tensor::from_dispatch);
     std::array::from_fn(|_| out.next().expect("one output for each matrix"))
 }

@@ -1,5 +1,6 @@
 //! The live dashboard of a run: that of burn-train, fed with our events.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::exit;
@@ -137,6 +138,7 @@ struct Screen {
     interrupter: Interrupter,
     line: ProgressLine,
     progress: Span,
+    points: Points,
 }
 
 impl Screen {
@@ -145,11 +147,9 @@ impl Screen {
         let renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         let progress = Span::new(facts);
         let line = ProgressLine::new(facts.limits, 1);
-        let mut screen = Self { renderer, interrupter, line, progress };
-        let ternary_only = [ZEROS, FLIPS];
-        for name in CURVES.into_iter().filter(|name| facts.ternary > 0 || !ternary_only.contains(name)) {
-            screen.renderer.register_metric(definition(name, true));
-        }
+        let points = Points::new(facts.ternary > 0);
+        let mut screen = Self { renderer, interrupter, line, progress, points };
+        screen.points.curves.iter().for_each(|name| screen.renderer.register_metric(definition(name, true)));
         screen.renderer.register_metric(definition("Sample", false));
         screen.title(title);
         screen.renderer.start_split("train", screen.progress.total());
@@ -169,28 +169,11 @@ impl Screen {
     }
 
     fn show(&mut self, record: &StepRecord) {
-        let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-        self.renderer.update_train(curve(LOSS, record.train_loss, format!("{:.4} nats a token", record.train_loss)));
-        if let Some(valid) = record.valid {
-            self.renderer.update_valid(curve(LOSS, valid.loss, format!("{:.4} nats a token", valid.loss)));
-            self.renderer.update_valid(curve(
-                BITS_PER_BYTE,
-                valid.bits_per_byte,
-                format!("{:.4}", valid.bits_per_byte),
-            ));
-        }
-        for (name, value, text) in [
-            (SPEED, record.tokens_per_second, format!("{:.0}", record.tokens_per_second)),
-            (LEARNING_RATE, record.learning_rate, format!("{:.3e}", record.learning_rate)),
-            (GRADIENT_NORM, record.grad_norm, format!("{:.3}", record.grad_norm)),
-        ] {
-            self.renderer.update_train(curve(name, value, text));
-        }
-        if let Some(zeros) = record.layer_mean(|layer| layer.zero_fraction) {
-            self.renderer.update_train(curve(ZEROS, 100.0 * zeros, percent(zeros)));
-        }
-        if let Some(flips) = record.layer_mean(|layer| layer.flip_rate) {
-            self.renderer.update_train(curve(FLIPS, 100.0 * flips, percent(flips)));
+        for Point { name, is_held_out, value, text } in self.points.of(record) {
+            match is_held_out {
+                true => self.renderer.update_valid(curve(name, value, text)),
+                false => self.renderer.update_train(curve(name, value, text)),
+            }
         }
         if let Some(sample) = &record.sample {
             let piece: String = sample.chars().take(SAMPLE).collect();
@@ -199,6 +182,55 @@ impl Screen {
         }
         let done = self.progress.done(record);
         self.renderer.update_split(done);
+    }
+}
+
+/// What a step adds to a curve; a value that is no number adds nothing but its place.
+#[derive(Clone, Debug)]
+struct Point {
+    name: &'static str,
+    is_held_out: bool,
+    value: f64,
+    text: String,
+}
+
+/// The points of each step. Burn's plots count points and not steps, so every curve gets one in every step; what was not
+/// measured in this one is a gap, beside which the latest figure stays.
+struct Points {
+    curves: Vec<&'static str>,
+    latest: HashMap<&'static str, String>,
+}
+
+impl Points {
+    fn new(is_ternary: bool) -> Self {
+        let ternary_only = [ZEROS, FLIPS];
+        let curves = CURVES.into_iter().filter(|name| is_ternary || !ternary_only.contains(name));
+        Self { curves: curves.collect(), latest: HashMap::new() }
+    }
+
+    fn of(&mut self, record: &StepRecord) -> Vec<Point> {
+        let nats = |loss: f64| format!("{loss:.4} nats a token");
+        let percent = |share: f64| (100.0 * share, format!("{:.2} %", 100.0 * share));
+        let measured = |name: &str| match name {
+            LOSS => Some((record.train_loss, nats(record.train_loss))),
+            BITS_PER_BYTE => record.valid.map(|valid| (valid.bits_per_byte, format!("{:.4}", valid.bits_per_byte))),
+            SPEED => Some((record.tokens_per_second, format!("{:.0}", record.tokens_per_second))),
+            LEARNING_RATE => Some((record.learning_rate, format!("{:.3e}", record.learning_rate))),
+            GRADIENT_NORM => Some((record.grad_norm, format!("{:.3}", record.grad_norm))),
+            ZEROS => record.layer_mean(|layer| layer.zero_fraction).map(percent),
+            _ => record.layer_mean(|layer| layer.flip_rate).map(percent),
+        };
+        let mut points = Vec::new();
+        for name in self.curves.iter().copied() {
+            let (value, text) = measured(name)
+                .unwrap_or_else(|| (f64::NAN, self.latest.get(name).cloned().unwrap_or_else(|| "-".to_string())));
+            self.latest.insert(name, text.clone());
+            points.push(Point { name, is_held_out: name == BITS_PER_BYTE, value, text });
+        }
+        // The one curve with two lines takes two places in the steps that both have a point.
+        let held_out = record.valid.map(|valid| valid.loss);
+        points.extend(held_out.map(|loss| Point { name: LOSS, is_held_out: true, value: loss, text: nats(loss) }));
+        points
     }
 }
 
@@ -261,6 +293,8 @@ fn curve(name: &str, value: f64, text: String) -> MetricState {
 
 #[cfg(test)]
 mod tests {
+    use bitnet::training::metrics::Validation;
+
     use super::*;
 
     fn span(limits: Limits, resumed_from: Option<u64>) -> Span {
@@ -285,6 +319,23 @@ mod tests {
         // The clock is nearer its end than the steps are.
         let mut both = span(Limits { steps: Some(100), seconds: Some(10.0) }, None);
         assert_eq!((both.total(), both.done(&at(1, 0.0)), both.done(&at(2, 5.0))), (100, 1, 50));
+    }
+
+    #[test]
+    fn every_curve_has_a_place_in_every_step() {
+        let mut points = Points::new(false);
+        let of = |points: &mut Points, record: &StepRecord| -> Vec<(&'static str, bool, bool, String)> {
+            let all = points.of(record).into_iter();
+            all.map(|point| (point.name, point.is_held_out, point.value.is_finite(), point.text)).collect()
+        };
+        let valid = Some(Validation { loss: 2.5, bits_per_byte: 1.5, tokens: 9, accuracy: None });
+        let record = StepRecord { train_loss: 3.0, valid, ..at(1, 0.0) };
+        let measured = of(&mut points, &record);
+        assert_eq!((measured.len(), measured[5].clone()), (6, (LOSS, true, true, "2.5000 nats a token".to_string())));
+        let other = of(&mut points, &StepRecord { valid: None, ..record });
+        assert_eq!(other.len(), 5);
+        assert_eq!(other[1], (BITS_PER_BYTE, true, false, "1.5000".to_string()));
+        assert_eq!(Points::new(true).of(&at(1, 0.0)).len(), CURVES.len());
     }
 
     #[test]

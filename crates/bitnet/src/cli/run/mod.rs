@@ -18,7 +18,7 @@ use bitnet::model::{DeviceKind, pool};
 use bitnet::training::data::Source;
 use bitnet::training::metrics::final_line;
 use bitnet::training::recipe::Recipe;
-use bitnet::training::{Observer, RunOptions, train};
+use bitnet::training::{Observer, RunOptions, sweep_learning_rate, train};
 use clap::Args;
 
 pub use self::from_model::FromModel;
@@ -58,6 +58,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "DEVICE,...", value_delimiter = ',', conflicts_with = "device")]
     devices: Vec<String>,
 
+    /// Try half of the learning rate, the rate itself and twice as much before the run, in so many steps each [default: a
+    /// tenth of those of the run], and train with the best of them
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, require_equals = true, conflicts_with = "resume")]
+    lr_sweep: Option<Option<u64>>,
+
     /// Threads to use [default: the physical cores that the process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -80,7 +85,7 @@ impl RunArgs {
         }
         let names = if self.devices.is_empty() { vec![self.device] } else { self.devices };
         let mut devices = names.iter().map(|name| bitnet::model::device(name)).collect::<Result<Vec<_>, _>>()?;
-        let options = RunOptions {
+        let mut options = RunOptions {
             source,
             validation: self.validation.map(Source::new),
             one_in: self.hold_out,
@@ -94,7 +99,12 @@ impl RunArgs {
         };
         let signals = Signals::catch()?;
         let mut observer = observer(!self.no_tui, Lines::new(self.log_every), &options.out, &signals);
-        let outcome = train(&options, &mut *observer, &signals.stop);
+        let outcome = self.lr_sweep.map_or(Ok(()), |steps| {
+            let (_, best) = sweep_learning_rate(&options, steps, &mut *observer, &signals.stop)?;
+            options.recipe.optimizer.learning_rate.peak = best;
+            Ok(())
+        });
+        let outcome = outcome.and_then(|()| train(&options, &mut *observer, &signals.stop));
         // The terminal is as it was before anything else is written to it.
         drop(observer);
         let outcome = outcome?;

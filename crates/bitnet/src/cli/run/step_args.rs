@@ -1,6 +1,6 @@
 //! The flags that say how long and in which steps a run goes on.
 
-use bitnet::training::recipe::{OptimizerKind, Recipe, Reduction};
+use bitnet::training::recipe::{OptimizerKind, PrecisionChoice, Recipe, Reduction};
 use bitnet::training::schedule::{LearningRateSchedule, Span, WeightDecaySchedule};
 use clap::Args;
 
@@ -36,6 +36,11 @@ pub struct StepArgs {
     /// Save memory: compute the insides of each block a second time for the backward pass
     #[arg(long)]
     checkpoint_activations: bool,
+
+    /// What the float products take their operands in, those of the backward pass among them: f32, or bf16 where the device
+    /// has such products; weights, optimizer and sums are f32 in any case
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<PrecisionChoice>,
 
     /// adamw or muon
     #[arg(long, value_name = "NAME")]
@@ -107,6 +112,7 @@ impl StepArgs {
         set(&mut batch.accumulate, self.accumulate);
         set(&mut batch.reduction, self.loss_reduction);
         batch.checkpoint_activations |= self.checkpoint_activations;
+        set(&mut batch.precision, self.precision);
         set(&mut optimizer.kind, self.optimizer);
         set(&mut optimizer.learning_rate.peak, self.lr);
         set(&mut optimizer.learning_rate.schedule, self.schedule);

@@ -2,7 +2,7 @@
 
 use bitnet::training::data::{Origin, Progress};
 use bitnet::training::metrics::ProgressLine;
-use bitnet::training::{Event, Facts, Observer};
+use bitnet::training::{Event, Facts, Observer, Tried};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::note;
@@ -53,6 +53,12 @@ impl Observer for Lines {
                 if let Origin::Repaired { reason } = origin {
                     note(format_args!("tokenized again: {reason}"));
                 }
+            }
+            Event::Tried(Tried { learning_rate, valid_loss: Some(loss) }) => {
+                note(format_args!("learning rate {learning_rate:.2e}: {loss:.4} nats a token held out"));
+            }
+            Event::Tried(Tried { learning_rate, valid_loss: None }) => {
+                note(format_args!("learning rate {learning_rate:.2e}: numbers are no longer finite"));
             }
             Event::Begin(facts) => self.begin(facts),
             Event::CutOff { documents, of } => {

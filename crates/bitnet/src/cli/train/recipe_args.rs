@@ -44,6 +44,10 @@ pub struct RecipeArgs {
     #[arg(long)]
     no_subln: bool,
 
+    /// Put an RMSNorm before each linear's quantizer
+    #[arg(long)]
+    norm_inside: bool,
+
     /// Positions in a row, and the model's context
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -84,6 +88,7 @@ impl RecipeArgs {
         set(&mut quantization.act_bits, self.act_bits);
         set(&mut quantization.lambda, self.lambda);
         model.sub_norms &= !self.no_subln;
+        model.inner_norms |= self.norm_inside;
         set(&mut model.context, self.context);
         set(&mut model.embedding, self.embedding);
         self.steps.change(&mut recipe)?;
