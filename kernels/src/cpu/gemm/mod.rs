@@ -92,17 +92,19 @@ struct Product<'a> {
 
 impl Product<'_> {
     fn run(&self, rows: Range<usize>, columns: Range<usize>) {
+        let mut sums = [0f32; Tile::MAX];
         for start in (0..self.words).step_by(K_BLOCK) {
             let ks = start..self.words.min(start + K_BLOCK);
             for column in columns.clone() {
                 for row in rows.clone() {
-                    self.tile(row, column, ks.clone());
+                    self.tile(row, column, ks.clone(), &mut sums);
                 }
             }
         }
     }
 
-    fn tile(&self, row_panel: usize, column_panel: usize, ks: Range<usize>) {
+    /// `sums` is any memory: a tile whose first `k` these are begins with zeros in registers.
+    fn tile(&self, row_panel: usize, column_panel: usize, ks: Range<usize>, sums: &mut [f32; Tile::MAX]) {
         let Self { shape, words: k, .. } = *self;
         let panel = |side: &'_ [f32], i: usize, width: usize| -> Range<usize> {
             debug_assert!(side.len() >= (i + 1) * k * width);
@@ -117,17 +119,27 @@ impl Product<'_> {
             let at = (row + i) * self.n + column;
             self.out.slice(at, at + columns)
         };
-        let mut sums = [0f32; Tile::MAX];
         let sums = &mut sums[..shape.rows * shape.columns];
         if ks.start > 0 {
             for (i, sums) in sums.chunks_exact_mut(shape.columns).enumerate().take(rows) {
-                sums[..columns].copy_from_slice(line(i));
+                copy(line(i), &mut sums[..columns]);
             }
         }
-        multiply(self.isa, self.precision, left, right, sums);
+        multiply(self.isa, self.precision, left, right, ks.start == 0, sums);
         for (i, sums) in sums.chunks_exact(shape.columns).enumerate().take(rows) {
-            line(i).copy_from_slice(&sums[..columns]);
+            copy(&sums[..columns], line(i));
         }
+    }
+}
+
+/// Copies the sums of one row of a tile: of a size that is known, some registers and not a call.
+fn copy(from: &[f32], to: &mut [f32]) {
+    if let (Some(from), Some(to)) = (from.as_array::<32>(), to.as_mut_array::<32>()) {
+        *to = *from;
+    } else if let (Some(from), Some(to)) = (from.as_array::<16>(), to.as_mut_array::<16>()) {
+        *to = *from;
+    } else {
+        to.copy_from_slice(from);
     }
 }
 

@@ -26,27 +26,29 @@ impl Tile {
     }
 }
 
-/// `sums[r][c] += left[k][r] * right[k][c]` for every `k` in turn, for the tile of `isa`.
-pub(super) fn multiply(isa: Isa, precision: Precision, left: &[f32], right: &[f32], sums: &mut [f32]) {
+/// `sums[r][c] += left[k][r] * right[k][c]` for every `k` in turn, for the tile of `isa`; `anew` from zero.
+pub(super) fn multiply(isa: Isa, precision: Precision, left: &[f32], right: &[f32], anew: bool, sums: &mut [f32]) {
     match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `matmul` has asked whether there is such an instruction.
-        Vectors::Avx512 if precision == Precision::Bf16 => unsafe { x86::multiply_bf16(left, right, sums) },
+        Vectors::Avx512 if precision == Precision::Bf16 => unsafe { x86::multiply_bf16(left, right, anew, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Vectors::Avx512 => unsafe { x86::multiply_avx512(left, right, sums) },
+        Vectors::Avx512 => unsafe { x86::multiply_avx512(left, right, anew, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Vectors::Avx2 => unsafe { x86::multiply_avx2(left, right, sums) },
-        _ => multiply_portable(left, right, sums),
+        Vectors::Avx2 => unsafe { x86::multiply_avx2(left, right, anew, sums) },
+        _ => multiply_portable(left, right, anew, sums),
     }
 }
 
-fn multiply_portable(left: &[f32], right: &[f32], sums: &mut [f32]) {
+fn multiply_portable(left: &[f32], right: &[f32], anew: bool, sums: &mut [f32]) {
     const ROWS: usize = Tile::PORTABLE.rows;
     const COLUMNS: usize = Tile::PORTABLE.columns;
     let mut tile = [[0f32; COLUMNS]; ROWS];
-    tile.iter_mut().zip(sums.as_chunks::<COLUMNS>().0).for_each(|(tile, sums)| *tile = *sums);
+    if !anew {
+        tile.iter_mut().zip(sums.as_chunks::<COLUMNS>().0).for_each(|(tile, sums)| *tile = *sums);
+    }
     for (left, right) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
         for (sums, a) in tile.iter_mut().zip(left) {
             sums.iter_mut().zip(right).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
@@ -63,15 +65,17 @@ mod x86 {
 
     /// [`super::multiply`] in 24 registers of 16 sums.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn multiply_avx512(left: &[f32], right: &[f32], sums: &mut [f32]) {
+    pub(super) fn multiply_avx512(left: &[f32], right: &[f32], anew: bool, sums: &mut [f32]) {
         const ROWS: usize = Tile::AVX512.rows;
         const COLUMNS: usize = Tile::AVX512.columns;
         let (sums, rest) = sums.as_chunks_mut::<COLUMNS>();
         assert!(sums.len() == ROWS && rest.is_empty(), "a whole tile");
         let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
-        for (tile, sums) in tile.iter_mut().zip(&*sums) {
-            // SAFETY: a row has 32 sums.
-            *tile = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
+        if !anew {
+            for (tile, sums) in tile.iter_mut().zip(&*sums) {
+                // SAFETY: a row has 32 sums.
+                *tile = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
+            }
         }
         for (left, right) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
             // SAFETY: there are 32 of them.
@@ -93,7 +97,7 @@ mod x86 {
 
     /// [`super::multiply`] of pairs of bfloat16, in 24 registers of 16 sums.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn multiply_bf16(left: &[f32], right: &[f32], sums: &mut [f32]) {
+    pub(super) fn multiply_bf16(left: &[f32], right: &[f32], anew: bool, sums: &mut [f32]) {
         const ROWS: usize = Tile::AVX512.rows;
         const COLUMNS: usize = Tile::AVX512.columns;
         let (sums, rest) = sums.as_chunks_mut::<COLUMNS>();
@@ -101,9 +105,11 @@ mod x86 {
         // SAFETY: both are 512 bits of no particular meaning.
         let pairs = |bits: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(bits) };
         let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
-        for (tile, sums) in tile.iter_mut().zip(&*sums) {
-            // SAFETY: a row has 32 sums.
-            *tile = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
+        if !anew {
+            for (tile, sums) in tile.iter_mut().zip(&*sums) {
+                // SAFETY: a row has 32 sums.
+                *tile = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
+            }
         }
         for (left, right) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
             // SAFETY: there are 32 of them.
@@ -125,15 +131,17 @@ mod x86 {
 
     /// [`super::multiply`] in 12 registers of 8 sums.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn multiply_avx2(left: &[f32], right: &[f32], sums: &mut [f32]) {
+    pub(super) fn multiply_avx2(left: &[f32], right: &[f32], anew: bool, sums: &mut [f32]) {
         const ROWS: usize = Tile::AVX2.rows;
         const COLUMNS: usize = Tile::AVX2.columns;
         let (sums, rest) = sums.as_chunks_mut::<COLUMNS>();
         assert!(sums.len() == ROWS && rest.is_empty(), "a whole tile");
         let mut tile = [[_mm256_setzero_ps(); 2]; ROWS];
-        for (tile, sums) in tile.iter_mut().zip(&*sums) {
-            // SAFETY: a row has 16 sums.
-            *tile = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
+        if !anew {
+            for (tile, sums) in tile.iter_mut().zip(&*sums) {
+                // SAFETY: a row has 16 sums.
+                *tile = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
+            }
         }
         for (left, right) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
             // SAFETY: there are 16 of them.
