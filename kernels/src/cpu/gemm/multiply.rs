@@ -38,7 +38,10 @@ pub(super) fn multiply(isa: Isa, precision: Precision, left: &[f32], right: &[f3
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Vectors::Avx2 => unsafe { x86::multiply_avx2(left, right, anew, sums) },
-        _ => multiply_portable(left, right, anew, sums),
+        _ => {
+            debug_assert_eq!(precision, Precision::F32, "`matmul` has asked");
+            multiply_portable(left, right, anew, sums);
+        }
     }
 }
 
