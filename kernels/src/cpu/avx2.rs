@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use super::base3;
 use super::tiles::TILE_ROWS;
 
-/// Words between what is used and what is fetched: one kilobyte. Four were slower.
-const PREFETCH: usize = 256;
+/// Words between what is used and what is fetched: half a kilobyte. One, two and four were slower.
+const PREFETCH: usize = 128;
 
 /// Words whose products fit the 16-bit sums: one adds at most 4 planes × 2 products × 2 × 128 = 2,048 to the magnitude
 /// of a lane; 16 of them reach -32,768 when every activation is -128, and +32,512 when every one is 127.
@@ -211,7 +211,7 @@ pub(crate) unsafe fn dots<const T: usize>(tile: &[u32], x: &[u32]) -> [[i32; TIL
     totals.map(|totals| array(totals))
 }
 
-/// The words of 16 rows, and a hint that those of a kilobyte later will be wanted.
+/// The words of 16 rows, and a hint that those of half a kilobyte later will be wanted.
 ///
 /// # Safety
 /// The processor has AVX2, and 16 words are there.

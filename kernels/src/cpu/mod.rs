@@ -27,8 +27,8 @@
 //! | `avxvnni` | `vpmaddubsw`, `vpdpwssd` | F16C | FMA, vectors of 8 | nowhere: no machine had it |
 //! | `vnni256` | the same | F16C | FMA, vectors of 8 | AMD Zen 4 |
 //! | `avx512vnni` | `vpmaddubsw`, `vpdpwssd` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
-//! | `neon` | `smull`, `saddlp` | `fcvtl` | `fcvtl`, else plain (`fmla`) | QEMU: a Cortex-A72 and its largest processor |
-//! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | `fcvtl`, else plain (`fmla`) | QEMU's largest processor |
+//! | `neon` | `smull`, `saddlp` | `fcvtl` | plain (`fmla`) | QEMU: a Cortex-A72 and its largest processor |
+//! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | plain (`fmla`) | QEMU's largest processor |
 //! | `simd128` | plain | plain | plain | node 20 |
 //!
 //! `vnni256` is for tests: it is the text of `avxvnni` (`vnni256.rs`), compiled for AVX-512's encoding of the same two
