@@ -301,6 +301,8 @@ pub(super) fn alone<N: Size>(
 ) {
     let per_word = comptime!(per_word(format));
     let vectors = comptime!(head_dim / BLOCK);
+    // As `N`, which a comptime expression cannot ask.
+    let width = comptime!(BLOCK / per_word);
     let header = comptime!(header(format) / (BLOCK / per_word));
     let block_vectors = comptime!(head_dim + header);
     for task in range_stepped(ABSOLUTE_POS, out.len() / head_dim, CUBE_COUNT * CUBE_DIM as usize) {
@@ -339,7 +341,7 @@ pub(super) fn alone<N: Size>(
             for lane in 0..BLOCK {
                 let mut score = dots[comptime!(lane % per_word)].extract(comptime!(lane / per_word)) * scale;
                 if comptime!(format == CacheFormat::Int8) {
-                    score *= f32::reinterpret(keys[base + comptime!(lane / N::value())].extract(comptime!(lane % 4)));
+                    score *= f32::reinterpret(keys[base + comptime!(lane / width)].extract(comptime!(lane % width)));
                 }
                 if block * BLOCK + lane >= limit {
                     score = LOWEST.runtime();
@@ -357,7 +359,7 @@ pub(super) fn alone<N: Size>(
                 }
                 sum += w;
                 if comptime!(format == CacheFormat::Int8) {
-                    w *= f32::reinterpret(values[base + comptime!(lane / N::value())].extract(comptime!(lane % 4)));
+                    w *= f32::reinterpret(values[base + comptime!(lane / width)].extract(comptime!(lane % width)));
                 }
                 weights[lane] = w;
             }
