@@ -92,7 +92,12 @@ fn attention_is_its_definition_and_reads_no_later_position() {
 
 #[test]
 fn the_number_of_query_tokens_and_threads_changes_nothing() {
-    let cache = CacheShape { batch: 1, kv_heads: 2, head_dim: 40, blocks: 20, format: CacheFormat::F16 };
+    for format in CacheFormat::ALL {
+        number_of_query_tokens_and_threads(CacheShape { batch: 1, kv_heads: 2, head_dim: 40, blocks: 20, format });
+    }
+}
+
+fn number_of_query_tokens_and_threads(cache: CacheShape) {
     let (heads, tokens) = (6, 300);
     let q = noise(1, tokens * heads * cache.head_dim);
     let kv = noise(2, tokens * cache.kv_heads * cache.head_dim);

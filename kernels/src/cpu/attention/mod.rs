@@ -1,12 +1,22 @@
 //! Causal grouped-query attention over a KV cache.
 //!
 //! Up to eight query rows that read the same head of the cache are worked on together, so that a key or value is read and
-//! widened once for all of them. A score is a sum over the head's elements in their order, and an output a sum over the
-//! positions in theirs, each step rounded once (a fused multiply-add), whatever the number of threads, rows and lanes. So
-//! is every result.
+//! widened once for all of them. Positions are taken in spans of 256. A span gives, for each row with the scores `s`,
+//!
+//! ```text
+//! m = max s      l = sum exp(s - m)      o = sum exp(s - m) v
+//! ```
+//!
+//! and two of them together `m' = max(m1, m2)`, `o' = o1 exp(m1 - m') + o2 exp(m2 - m')`, `l'` likewise; at the end stands
+//! `o / l`. Source: Dao et al., "FlashAttention" (arXiv 2205.14135), section 3.1.
+//!
+//! A score is a sum over the head's elements in their order, and `o` a sum over the positions in theirs, each step rounded once
+//! (a fused multiply-add), whatever the number of threads, rows and lanes; spans are put together in their order. So is
+//! every result. In an int8 cache a score is an exact integer, see `queries.rs`.
 
 pub mod cached;
 mod portable;
+mod queries;
 pub mod segments;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -15,21 +25,16 @@ use super::exp::exp;
 #[cfg(target_arch = "x86_64")]
 use super::isa::Vectors;
 use super::isa::{Isa, on_each_isa};
-use super::kv_cache::{BLOCK, CacheFormat, CacheShape, VALUES};
+use super::kv_cache::{BLOCK, CacheFormat, CacheShape};
 use super::parallel::{self, Parts};
 use super::scratch::with_floats;
+use queries::Queries;
 
 /// Query rows that are worked on together.
 const ROWS: usize = 8;
 
-/// Elements of a head that are summed together: those whose values lie together.
-const WIDTH: usize = VALUES;
-
-/// From so many positions on, the work of a few rows is split over the threads in three steps.
-const LONG: usize = 256;
-
-/// Blocks of positions in one task of the first of these steps.
-const BLOCKS_A_TASK: usize = 8;
+/// Positions whose exponentials are formed together.
+const SPAN: usize = 256;
 
 /// The queries of one attention call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +109,8 @@ pub fn attention(
         .collect();
     let work = 2 * q.len() * (start + tokens);
     let call = Call { isa, q, keys, values, cache, shape, scale, out: Parts::new(out) };
-    if tokens == 1 && start >= LONG {
-        call.in_steps(&groups, work);
+    if tokens == 1 && start >= SPAN {
+        call.span_by_span(&groups, work);
     } else {
         parallel::tasks(groups.len(), work, |i| call.whole(groups[i]));
     }
@@ -138,175 +143,193 @@ impl Call<'_> {
 
     /// Everything about some rows, on one thread.
     fn whole(&self, rows: Rows) {
-        let stride = self.positions(rows).next_multiple_of(BLOCK);
-        with_floats(rows.count * stride, |scores| self.whole_with(rows, stride, scores));
-    }
-
-    fn whole_with(&self, rows: Rows, stride: usize, scores: &mut [f32]) {
-        {
-            let parts = Parts::new(scores);
-            // SAFETY: nobody else has these scores.
-            unsafe { self.scores(rows, 0, stride / BLOCK, stride, &parts) };
-        }
-        for (i, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            softmax(self.isa, scores, self.positions_of(rows.first + i));
-        }
-        for from in (0..self.cache.head_dim).step_by(WIDTH) {
-            self.weighted(rows, scores, stride, from);
-        }
-    }
-
-    /// One token over a long cache: scores, probabilities and sums one after the other, each on all threads.
-    fn in_steps(&self, groups: &[Rows], work: usize) {
-        let stride = (self.shape.start + 1).next_multiple_of(BLOCK);
-        let first_score = |i: usize| groups[..i].iter().map(|rows| rows.count).sum::<usize>() * stride;
-        with_floats(first_score(groups.len()), |scores| self.in_steps_with(groups, work, stride, scores));
-    }
-
-    fn in_steps_with(&self, groups: &[Rows], work: usize, stride: usize, scores: &mut [f32]) {
-        let first_score = |i: usize| groups[..i].iter().map(|rows| rows.count).sum::<usize>() * stride;
-        let blocks = stride / BLOCK;
-        let parts_of_row = blocks.div_ceil(BLOCKS_A_TASK);
-        let shared = Parts::new(scores);
-        parallel::tasks(groups.len() * parts_of_row, work, |task| {
-            let (i, part) = (task / parts_of_row, task % parts_of_row);
-            let end = blocks.min((part + 1) * BLOCKS_A_TASK);
-            let mut own = [0f32; ROWS * BLOCKS_A_TASK * BLOCK];
-            let width = (end - part * BLOCKS_A_TASK) * BLOCK;
-            let own = &mut own[..groups[i].count * width];
-            // SAFETY: nobody else has `own`, and each task copies it to scores of its own.
-            unsafe {
-                self.scores(groups[i], part * BLOCKS_A_TASK, end, width, &Parts::new(own));
-                for (row, own) in own.chunks_exact(width).enumerate() {
-                    let at = first_score(i) + row * stride + part * BLOCKS_A_TASK * BLOCK;
-                    shared.slice(at, at + width).copy_from_slice(own);
+        let spans = self.positions(rows).div_ceil(SPAN);
+        let queries = Queries::new(self.isa, self.cache, self.scale, self.queries(rows));
+        let floats = State::floats(rows.count, self.cache.head_dim);
+        with_floats(2 * floats, |both| {
+            let (all, one) = both.split_at_mut(floats);
+            let mut all = State::over(all, rows.count, self.cache.head_dim);
+            self.span(rows, &queries, 0, &mut all);
+            let mut one = State::over(one, rows.count, self.cache.head_dim);
+            for span in 1..spans {
+                self.span(rows, &queries, span, &mut one);
+                for row in 0..rows.count {
+                    if self.positions_of(rows.first + row) > span * SPAN {
+                        all.add(self.isa, row, &one);
+                    }
                 }
             }
-        });
-        parallel::chunks(scores, stride, work, |_, scores| softmax(self.isa, scores, self.shape.start + 1));
-        let widths = self.cache.head_dim.div_ceil(WIDTH);
-        parallel::tasks(groups.len() * widths, work, |task| {
-            let (i, part) = (task / widths, task % widths);
-            let scores = &scores[first_score(i)..][..groups[i].count * stride];
-            self.weighted(groups[i], scores, stride, part * WIDTH);
+            self.put(rows, &all);
         });
     }
 
-    /// Scores of the positions in the blocks `first..end`, `[rows, stride]`.
-    ///
-    /// # Safety
-    /// Nobody else has `scores`.
-    unsafe fn scores(&self, rows: Rows, first: usize, end: usize, stride: usize, scores: &Parts<'_, f32>) {
-        let words = self.cache.format.block_words(self.cache.head_dim);
-        let blocks = &self.blocks(self.keys, rows)[first * words..end * words];
-        let mut row = 0;
-        while row < rows.count {
-            let left = rows.count - row;
-            let step = [8, 4, 2, 1].into_iter().find(|step| *step <= left).unwrap_or(1);
-            // SAFETY: the caller has them all.
-            let out = unsafe { scores.slice(row * stride, (row + step) * stride) };
-            let q = |i: usize| &self.q[self.offset(rows, rows.first + row + i)..][..self.cache.head_dim];
-            let (isa, format, scale) = (self.isa, self.cache.format, self.scale);
-            match step {
-                8 => scores_of(isa, format, std::array::from_fn::<_, 8, _>(q), blocks, scale, out),
-                4 => scores_of(isa, format, std::array::from_fn::<_, 4, _>(q), blocks, scale, out),
-                2 => scores_of(isa, format, std::array::from_fn::<_, 2, _>(q), blocks, scale, out),
-                _ => scores_of(isa, format, std::array::from_fn::<_, 1, _>(q), blocks, scale, out),
+    /// One token over a long cache: spans on all threads, then all of a row together.
+    fn span_by_span(&self, groups: &[Rows], work: usize) {
+        let spans = (self.shape.start + 1).div_ceil(SPAN);
+        let floats = State::floats(ROWS, self.cache.head_dim);
+        with_floats(groups.len() * spans * floats, |states| {
+            parallel::chunks(states, floats, work, |task, state| {
+                let rows = groups[task / spans];
+                let queries = Queries::new(self.isa, self.cache, self.scale, self.queries(rows));
+                self.span(rows, &queries, task % spans, &mut State::over(state, rows.count, self.cache.head_dim));
+            });
+            let work = 2 * spans * groups.len() * floats;
+            parallel::chunks(states, spans * floats, work, |group, states| {
+                let (first, others) = states.split_at_mut(floats);
+                let rows = groups[group];
+                let mut all = State::over(first, rows.count, self.cache.head_dim);
+                for one in others.chunks_exact_mut(floats) {
+                    let one = State::over(one, rows.count, self.cache.head_dim);
+                    (0..rows.count).for_each(|row| all.add(self.isa, row, &one));
+                }
+                self.put(rows, &all);
+            });
+        });
+    }
+
+    /// The queries of some rows.
+    fn queries(&self, rows: Rows) -> impl Iterator<Item = &[f32]> {
+        (0..rows.count).map(move |i| &self.q[self.offset(rows, rows.first + i)..][..self.cache.head_dim])
+    }
+
+    /// What the positions of one span give to some rows.
+    fn span(&self, rows: Rows, queries: &Queries<'_>, span: usize, state: &mut State<'_>) {
+        let (first, words) = (span * SPAN, self.cache.format.block_words(self.cache.head_dim));
+        let positions = SPAN.min(self.positions(rows) - first);
+        let stride = positions.next_multiple_of(BLOCK);
+        let blocks = first / BLOCK * words..(first + stride) / BLOCK * words;
+        let (keys, values) = (self.blocks(self.keys, rows), self.blocks(self.values, rows));
+        let (keys, values) = (&keys[blocks.clone()], &values[blocks]);
+        with_floats(rows.count * stride, |scores| {
+            each_step(rows.count, |row, step| {
+                queries.scores(row, step, keys, &mut scores[row * stride..][..step * stride]);
+            });
+            for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
+                let seen = self.positions_of(rows.first + row).saturating_sub(first).min(positions);
+                (state.largest[row], state.total[row]) = exponentials(self.isa, scores, seen);
+                if self.cache.format == CacheFormat::Int8 {
+                    times_scales(self.isa, scores, values, words);
+                }
             }
-            row += step;
+            self.sum(rows, positions, scores, values, state.sums);
+        });
+    }
+
+    /// The values of so many positions, each with its weight for each row (`[rows, stride]`), into `sums`.
+    fn sum(&self, rows: Rows, positions: usize, weights: &[f32], values: &[u32], sums: &mut [f32]) {
+        let (head_dim, stride) = (self.cache.head_dim, weights.len() / rows.count);
+        let sum = Sum { format: self.cache.format, head_dim, positions, from: 0 };
+        sums.fill(0.0);
+        each_step(rows.count, |row, step| {
+            let sums = &mut sums[row * head_dim..][..step * head_dim];
+            let weights = &weights[row * stride..][..step * stride];
+            match step {
+                8 => weighted_of::<8>(self.isa, sum, weights, values, sums),
+                4 => weighted_of::<4>(self.isa, sum, weights, values, sums),
+                2 => weighted_of::<2>(self.isa, sum, weights, values, sums),
+                _ => weighted_of::<1>(self.isa, sum, weights, values, sums),
+            }
+        });
+    }
+
+    /// Writes the results of some rows.
+    fn put(&self, rows: Rows, state: &State<'_>) {
+        let head_dim = self.cache.head_dim;
+        for (row, sums) in state.sums.chunks_exact(head_dim).enumerate() {
+            let (at, inverse) = (self.offset(rows, rows.first + row), 1.0 / state.total[row]);
+            // SAFETY: a row is written by the task that has it, alone.
+            let out = unsafe { self.out.slice(at, at + head_dim) };
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
         }
     }
+}
 
-    /// The elements `from..from + 32` of the outputs of `rows`, whose probabilities are `[rows, stride]`.
-    fn weighted(&self, rows: Rows, p: &[f32], stride: usize, from: usize) {
-        let (head_dim, positions) = (self.cache.head_dim, self.positions(rows));
-        let width = WIDTH.min(head_dim - from);
-        let values = self.blocks(self.values, rows);
-        let mut row = 0;
-        while row < rows.count {
-            let left = rows.count - row;
-            let step = [8, 4, 2, 1].into_iter().find(|step| *step <= left).unwrap_or(1);
-            let p = |i: usize| &p[(row + i) * stride..][..positions];
-            let place = Place { head_dim, from, width };
-            let (isa, format) = (self.isa, self.cache.format);
-            let put = |i: usize, sums: &[f32; WIDTH]| {
-                let at = self.offset(rows, rows.first + row + i) + from;
-                // SAFETY: these elements of these rows are written by this task alone.
-                unsafe { self.out.slice(at, at + width) }.copy_from_slice(&sums[..width]);
-            };
-            macro_rules! run {
-                ($rows:literal) => {
-                    weighted_of(isa, format, std::array::from_fn::<_, $rows, _>(p), values, place)
-                        .iter()
-                        .enumerate()
-                        .for_each(|(i, sums)| put(i, sums))
-                };
-            }
-            match step {
-                8 => run!(8),
-                4 => run!(4),
-                2 => run!(2),
-                _ => run!(1),
-            }
-            row += step;
-        }
+/// Calls `f(first, rows)` for the numbers of rows that kernels are written for.
+fn each_step(count: usize, mut f: impl FnMut(usize, usize)) {
+    let mut row = 0;
+    while row < count {
+        let step = [8, 4, 2, 1].into_iter().find(|step| *step <= count - row).unwrap_or(1);
+        f(row, step);
+        row += step;
     }
 }
 
-/// Some elements of a head.
-#[derive(Clone, Copy)]
-struct Place {
-    head_dim: usize,
-    from: usize,
-    width: usize,
+/// What some positions give to some rows.
+struct State<'a> {
+    /// `[rows]`: the largest score.
+    largest: &'a mut [f32],
+    /// `[rows]`: the sum of `exp(score - largest)`.
+    total: &'a mut [f32],
+    /// `[rows, head_dim]`: the sum of values with these weights.
+    sums: &'a mut [f32],
 }
 
-/// `out[row][position] = scale * sum_d q[row][d] * k[position][d]`, for whole blocks of positions.
-fn scores_of<const R: usize>(
-    isa: Isa,
-    format: CacheFormat,
-    q: [&[f32]; R],
-    blocks: &[u32],
-    scale: f32,
-    out: &mut [f32],
-) {
-    match isa.vectors() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Vectors::Avx512 => unsafe { x86::scores_avx512(format, q, blocks, scale, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Vectors::Avx2 => unsafe { x86::scores_avx2(format, q, blocks, scale, out) },
-        _ => portable::scores(format, q, blocks, scale, out),
+impl<'a> State<'a> {
+    /// Floats of a state.
+    fn floats(rows: usize, head_dim: usize) -> usize {
+        rows * (head_dim + 2)
     }
-}
 
-/// `sums[row][i] = sum_position p[row][position] * v[position][from + i]`.
-fn weighted_of<const R: usize>(
-    isa: Isa,
-    format: CacheFormat,
-    p: [&[f32]; R],
-    values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
-    match isa.vectors() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Vectors::Avx512 if place.width == WIDTH => unsafe { x86::weighted_avx512(format, p, values, place) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Vectors::Avx2 if place.width == WIDTH => unsafe { x86::weighted_avx2(format, p, values, place) },
-        _ => portable::weighted(format, p, values, place),
+    /// A state of no particular values in the memory of at least as many rows.
+    fn over(memory: &'a mut [f32], rows: usize, head_dim: usize) -> Self {
+        let (largest, rest) = memory.split_at_mut(rows);
+        let (total, sums) = rest.split_at_mut(rows);
+        Self { largest, total, sums: &mut sums[..rows * head_dim] }
+    }
+
+    /// Adds what later positions give to a row.
+    fn add(&mut self, isa: Isa, row: usize, later: &State<'_>) {
+        let head_dim = self.sums.len() / self.largest.len();
+        let largest = self.largest[row].max(later.largest[row]);
+        let (a, b) = (exp(self.largest[row] - largest), exp(later.largest[row] - largest));
+        self.largest[row] = largest;
+        self.total[row] = self.total[row] * a + later.total[row] * b;
+        let of_row = row * head_dim..(row + 1) * head_dim;
+        mix(isa, &mut self.sums[of_row.clone()], a, &later.sums[of_row], b);
     }
 }
 
 on_each_isa! {
-    /// Turns the scores of the first `positions` into probabilities, and those behind them into zeros.
-    fn softmax(scores: &mut [f32], positions: usize) = softmax_body
+    /// `x = x a + y b`.
+    fn mix(x: &mut [f32], a: f32, y: &[f32], b: f32) = mix_body
 }
 
 #[inline(always)]
-fn softmax_body(scores: &mut [f32], positions: usize) {
+fn mix_body(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x = *x * a + *y * b);
+}
+
+/// A sum of values, each with a weight.
+#[derive(Clone, Copy)]
+struct Sum {
+    format: CacheFormat,
+    head_dim: usize,
+    positions: usize,
+    /// The first element that is summed.
+    from: usize,
+}
+
+/// `sums[row][d] += weights[row][position] * v[position][d]` for `R` rows, `v` without its scales.
+fn weighted_of<const R: usize>(isa: Isa, sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
+    match isa.vectors() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever came in through a public function has passed `Isa::check`.
+        Vectors::Avx512 => unsafe { x86::weighted_avx512::<R>(sum, weights, values, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Vectors::Avx2 => unsafe { x86::weighted_avx2::<R>(sum, weights, values, sums) },
+        _ => portable::weighted::<R>(sum, weights, values, sums),
+    }
+}
+
+on_each_isa! {
+    /// Turns the scores of the first `positions` into `exp(score - largest)`, and those behind them into zeros; gives the largest,
+    /// and the sum of the exponentials.
+    fn exponentials(scores: &mut [f32], positions: usize) -> (f32, f32) = exponentials_body
+}
+
+#[inline(always)]
+fn exponentials_body(scores: &mut [f32], positions: usize) -> (f32, f32) {
     let (scores, rest) = scores.split_at_mut(positions);
     rest.fill(0.0);
     let mut largest = [f32::NEG_INFINITY; 16];
@@ -328,6 +351,24 @@ fn softmax_body(scores: &mut [f32], positions: usize) {
         *x = exp(*x - max);
         *sum += *x;
     }
-    let inverse = 1.0 / sums.into_iter().sum::<f32>();
-    scores.iter_mut().for_each(|x| *x *= inverse);
+    (max, sums.into_iter().sum())
+}
+
+on_each_isa! {
+    /// Multiplies each weight by the scale of its position in an int8 cache, blocks of `words`.
+    fn times_scales(weights: &mut [f32], blocks: &[u32], words: usize) = times_scales_body
+}
+
+#[inline(always)]
+fn times_scales_body(weights: &mut [f32], blocks: &[u32], words: usize) {
+    for (weights, block) in weights.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.chunks_exact(words)) {
+        weights.iter_mut().zip(&block[..BLOCK]).for_each(|(weight, scale)| *weight *= f32::from_bits(*scale));
+    }
+}
+
+/// Turns the scores of the first `positions` into probabilities, and those behind them into zeros.
+fn softmax(isa: Isa, scores: &mut [f32], positions: usize) {
+    let (_, total) = exponentials(isa, scores, positions);
+    let inverse = 1.0 / total;
+    scores[..positions].iter_mut().for_each(|x| *x *= inverse);
 }

@@ -1,26 +1,45 @@
 //! The kernels of attention in portable Rust, which say what the others compute.
 
-use super::{Place, WIDTH};
-use crate::cpu::kv_cache::{BLOCK, CacheFormat};
+use super::Sum;
+use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
 pub(super) fn scores<const R: usize>(format: CacheFormat, q: [&[f32]; R], blocks: &[u32], scale: f32, out: &mut [f32]) {
     match format {
         CacheFormat::F32 => scores_as::<u32, R>(format, f32::from_bits, q, blocks, scale, out),
         CacheFormat::F16 => scores_as::<u16, R>(format, from_f16, q, blocks, scale, out),
-        CacheFormat::Int8 => scores_as::<i8, R>(format, f32::from, q, blocks, scale, out),
+        CacheFormat::Int8 => unreachable!("an int8 cache meets codes"),
     }
 }
 
-pub(super) fn weighted<const R: usize>(
-    format: CacheFormat,
-    p: [&[f32]; R],
-    values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
-    match format {
-        CacheFormat::F32 => weighted_as::<u32, R>(format, f32::from_bits, p, values, place),
-        CacheFormat::F16 => weighted_as::<u16, R>(format, from_f16, p, values, place),
-        CacheFormat::Int8 => weighted_as::<i8, R>(format, f32::from, p, values, place),
+pub(super) fn weighted<const R: usize>(sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
+    match sum.format {
+        CacheFormat::F32 => weighted_as::<u32, R>(sum, f32::from_bits, weights, values, sums),
+        CacheFormat::F16 => weighted_as::<u16, R>(sum, from_f16, weights, values, sums),
+        CacheFormat::Int8 => weighted_as::<i8, R>(sum, f32::from, weights, values, sums),
+    }
+}
+
+pub(super) fn code_scores<const R: usize>(
+    q: [&[i16]; R],
+    factors: [f32; R],
+    head_dim: usize,
+    blocks: &[u32],
+    out: &mut [f32],
+) {
+    let stride = out.len() / R;
+    for (b, block) in blocks.chunks_exact(CacheFormat::Int8.block_words(head_dim)).enumerate() {
+        let (scales, codes) = split(CacheFormat::Int8, block);
+        let codes: &[i8] = bytemuck::cast_slice(codes);
+        for ((q, factor), out) in q.iter().zip(factors).zip(out.chunks_exact_mut(stride)) {
+            let mut sums = [0i32; BLOCK];
+            for (q, k) in q.iter().zip(codes.as_chunks::<BLOCK>().0) {
+                // Positions that were never written can hold anything; what they give is not used.
+                sums.iter_mut().zip(k).for_each(|(sum, k)| *sum = sum.wrapping_add(i32::from(*q) * i32::from(*k)));
+            }
+            for (lane, (out, sum)) in out[b * BLOCK..][..BLOCK].iter_mut().zip(sums).enumerate() {
+                *out = sum as f32 * factor * f32::from_bits(scales.expect("int8 blocks have scales")[lane]);
+            }
+        }
     }
 }
 
@@ -35,8 +54,7 @@ fn scores_as<T: bytemuck::AnyBitPattern, const R: usize>(
     let head_dim = q[0].len();
     let stride = out.len() / R;
     for (b, block) in blocks.chunks_exact(format.block_words(head_dim)).enumerate() {
-        let (scales, codes) = split(format, block);
-        let codes: &[T] = bytemuck::cast_slice(codes);
+        let codes: &[T] = bytemuck::cast_slice(block);
         let mut sums = [[0f32; BLOCK]; R];
         for (d, k) in codes.as_chunks::<BLOCK>().0.iter().enumerate() {
             let k: [f32; BLOCK] = k.map(&wide);
@@ -47,38 +65,33 @@ fn scores_as<T: bytemuck::AnyBitPattern, const R: usize>(
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            let out = &mut out[r * stride + b * BLOCK..][..BLOCK];
-            for (lane, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                *out = sum * scales.map_or(1.0, |scales| f32::from_bits(scales[lane])) * scale;
-            }
+            out[r * stride + b * BLOCK..][..BLOCK].iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * scale);
         }
     }
 }
 
 fn weighted_as<T: bytemuck::AnyBitPattern, const R: usize>(
-    format: CacheFormat,
+    Sum { format, head_dim, positions, from }: Sum,
     wide: impl Fn(T) -> f32,
-    p: [&[f32]; R],
+    weights: &[f32],
     values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
-    let Place { head_dim, from, width } = place;
-    let mut sums = [[0f32; WIDTH]; R];
-    let words = format.block_words(head_dim);
-    for position in 0..p[0].len() {
+    sums: &mut [f32],
+) {
+    let (words, stride) = (format.block_words(head_dim), weights.len() / R);
+    for position in 0..positions {
         let (block, lane) = (position / BLOCK, position % BLOCK);
-        let (scales, codes) = split(format, &values[block * words..][..words]);
+        let (_, codes) = split(format, &values[block * words..][..words]);
         let codes: &[T] = bytemuck::cast_slice(codes);
-        let of_position = scales.map_or(1.0, |scales| f32::from_bits(scales[lane]));
-        let v = &codes[BLOCK * from + lane * width..][..width];
-        for (sums, p) in sums.iter_mut().zip(p) {
-            let p = p[position] * of_position;
-            for (sum, v) in sums.iter_mut().zip(v) {
-                *sum = p.mul_add(wide(*v), *sum);
+        for from in (from..head_dim).step_by(VALUES) {
+            let width = VALUES.min(head_dim - from);
+            let v = &codes[BLOCK * from + lane * width..][..width];
+            for (row, sums) in sums.chunks_exact_mut(head_dim).enumerate() {
+                let weight = weights[row * stride + position];
+                let sums = sums[from..].iter_mut().zip(v);
+                sums.for_each(|(sum, v)| *sum = weight.mul_add(wide(*v), *sum));
             }
         }
     }
-    sums
 }
 
 /// The scales of a block, if it has some, and its codes.

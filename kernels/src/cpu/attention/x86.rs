@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::portable::split;
-use super::{Place, WIDTH};
-use crate::cpu::kv_cache::{BLOCK, CacheFormat};
+use super::queries::PADDING;
+use super::{Sum, portable};
+use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
-/// Blocks between the values that are used and those that are fetched; of a block, only a part is used at a time.
-const AHEAD: usize = 4;
+/// Blocks between what is used and what is fetched.
+const AHEAD: usize = 2;
 
 /// Sixteen floats.
 ///
@@ -137,8 +137,9 @@ pub(super) unsafe fn scores_avx512<const R: usize>(
     scale: f32,
     out: &mut [f32],
 ) {
+    // Two blocks at a time: an addition has to wait for the one before it on the same sum.
     // SAFETY: the processor has AVX-512.
-    unsafe { scores::<Wide, R>(format, q, blocks, scale, out) }
+    unsafe { scores::<Wide, R, 2>(format, q, blocks, scale, out) }
 }
 
 /// # Safety
@@ -152,128 +153,254 @@ pub(super) unsafe fn scores_avx2<const R: usize>(
     out: &mut [f32],
 ) {
     // SAFETY: the processor has AVX2, FMA and F16C.
-    unsafe { scores::<Pair, R>(format, q, blocks, scale, out) }
+    unsafe { scores::<Pair, R, 1>(format, q, blocks, scale, out) }
 }
 
 /// # Safety
 /// The processor has AVX-512 F.
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-pub(super) unsafe fn weighted_avx512<const R: usize>(
-    format: CacheFormat,
-    p: [&[f32]; R],
-    values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
+pub(super) unsafe fn weighted_avx512<const R: usize>(sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
     // SAFETY: the processor has AVX-512.
-    unsafe { weighted::<Wide, R>(format, p, values, place) }
+    unsafe { weighted::<Wide, R>(sum, weights, values, sums) }
 }
 
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn weighted_avx2<const R: usize>(
-    format: CacheFormat,
-    p: [&[f32]; R],
-    values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
+pub(super) unsafe fn weighted_avx2<const R: usize>(sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
     // SAFETY: the processor has AVX2, FMA and F16C.
-    unsafe { weighted::<Pair, R>(format, p, values, place) }
+    unsafe { weighted::<Pair, R>(sum, weights, values, sums) }
 }
 
+/// `N` blocks at a time, and those that are left one by one.
+///
 /// # Safety
 /// The processor has what `L` needs.
 #[inline(always)]
-unsafe fn scores<L: Lanes, const R: usize>(
+unsafe fn scores<L: Lanes, const R: usize, const N: usize>(
     format: CacheFormat,
     q: [&[f32]; R],
     blocks: &[u32],
     scale: f32,
     out: &mut [f32],
 ) {
-    let head_dim = q[0].len();
+    let words = format.block_words(q[0].len());
     let stride = out.len() / R;
+    let together = blocks.len() / (N * words) * N;
+    for b in (0..together).step_by(N) {
+        // SAFETY: the processor has what `L` needs.
+        unsafe { scores_of_blocks::<L, R, N>(format, q, &blocks[b * words..], scale, &mut out[b * BLOCK..], stride) }
+    }
+    for b in together..blocks.len() / words {
+        // SAFETY: as above.
+        unsafe { scores_of_blocks::<L, R, 1>(format, q, &blocks[b * words..], scale, &mut out[b * BLOCK..], stride) }
+    }
+}
+
+/// The first `N` of `blocks`.
+///
+/// # Safety
+/// The processor has what `L` needs.
+#[inline(always)]
+unsafe fn scores_of_blocks<L: Lanes, const R: usize, const N: usize>(
+    format: CacheFormat,
+    q: [&[f32]; R],
+    blocks: &[u32],
+    scale: f32,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let head_dim = q[0].len();
     assert!(q.iter().all(|q| q.len() == head_dim), "queries of one width");
-    for (b, block) in blocks.chunks_exact(format.block_words(head_dim)).enumerate() {
-        let (scales, codes) = split(format, block);
-        // SAFETY: a prefetch is a hint, of the same place in a later block, which need not exist. A block has 16 values for each of the `head_dim` elements, and 16 scales if it has any.
-        unsafe {
-            let mut sums = [L::splat(0.0); R];
-            macro_rules! run {
-                ($type:ty, $load:ident) => {{
-                    let codes: *const $type = codes.as_ptr().cast();
-                    for d in 0..head_dim {
-                        let k = codes.add(BLOCK * d);
-                        _mm_prefetch::<_MM_HINT_T0>(k.wrapping_add(BLOCK * head_dim).cast());
-                        let k = L::$load(k);
-                        for r in 0..R {
-                            sums[r] = sums[r].add_product(L::splat(*q[r].get_unchecked(d)), k);
+    assert!(blocks.len() >= N * format.block_words(head_dim), "blocks");
+    // SAFETY: a prefetch is a hint, of the same place in a later block, which need not exist. A block has 16 values for each
+    // of the `head_dim` elements.
+    unsafe {
+        let mut sums = [[L::splat(0.0); N]; R];
+        macro_rules! run {
+            ($type:ty, $load:ident) => {{
+                let codes: *const $type = blocks.as_ptr().cast();
+                for d in 0..head_dim {
+                    let mut k = [L::splat(0.0); N];
+                    for (n, k) in k.iter_mut().enumerate() {
+                        let at = codes.add(BLOCK * (n * head_dim + d));
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD * BLOCK * head_dim).cast());
+                        *k = L::$load(at);
+                    }
+                    for r in 0..R {
+                        let q = L::splat(*q[r].get_unchecked(d));
+                        for n in 0..N {
+                            sums[r][n] = sums[r][n].add_product(q, k[n]);
                         }
                     }
-                }};
-            }
-            match format {
-                CacheFormat::F32 => run!(f32, load_f32),
-                CacheFormat::F16 => run!(u16, load_f16),
-                CacheFormat::Int8 => run!(i8, load_i8),
-            }
-            let scales = scales.map(|scales| L::load_f32(scales.as_ptr().cast()));
-            for (r, sum) in sums.into_iter().enumerate() {
-                let sum = scales.map_or(sum, |scales| sum.mul(scales)).mul(L::splat(scale));
-                let out = &mut out[r * stride + b * BLOCK..][..BLOCK];
-                sum.store(out.as_mut_ptr());
+                }
+            }};
+        }
+        match format {
+            CacheFormat::F32 => run!(f32, load_f32),
+            CacheFormat::F16 => run!(u16, load_f16),
+            CacheFormat::Int8 => unreachable!("an int8 cache meets codes"),
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (n, sum) in sums.into_iter().enumerate() {
+                let out = &mut out[r * stride + n * BLOCK..][..BLOCK];
+                sum.mul(L::splat(scale)).store(out.as_mut_ptr());
             }
         }
     }
 }
 
 /// # Safety
-/// The processor has what `L` needs, and the place is [`WIDTH`] wide.
+/// The processor has what `L` needs.
 #[inline(always)]
-unsafe fn weighted<L: Lanes, const R: usize>(
-    format: CacheFormat,
-    p: [&[f32]; R],
-    values: &[u32],
-    place: Place,
-) -> [[f32; WIDTH]; R] {
-    let Place { head_dim, from, width } = place;
-    let positions = p[0].len();
-    let words = format.block_words(head_dim);
-    assert!(width == WIDTH && from + WIDTH <= head_dim, "a place within the head");
-    assert!(values.len() >= positions.div_ceil(BLOCK) * words && p.iter().all(|p| p.len() == positions), "positions");
-    let mut out = [[0f32; WIDTH]; R];
-    // SAFETY: as in `scores`: there is a block for each 16 positions, and in it `head_dim` values for each.
-    unsafe {
-        let mut sums = [[L::splat(0.0); 2]; R];
-        for first in (0..positions).step_by(BLOCK) {
-            let (scales, codes) = split(format, &values[first / BLOCK * words..][..words]);
-            let here = BLOCK.min(positions - first);
-            macro_rules! run {
-                ($type:ty, $load:ident) => {{
-                    let codes: *const $type = codes.as_ptr().cast::<$type>().add(BLOCK * from);
-                    for lane in 0..here {
-                        let v = codes.add(lane * WIDTH);
-                        _mm_prefetch::<_MM_HINT_T0>(v.wrapping_add(AHEAD * BLOCK * head_dim).cast());
-                        let v = [L::$load(v), L::$load(v.add(16))];
-                        for r in 0..R {
-                            let p = *p[r].get_unchecked(first + lane);
-                            let p = scales.map_or(p, |scales| p * f32::from_bits(scales[lane]));
-                            let p = L::splat(p);
-                            sums[r] = [sums[r][0].add_product(p, v[0]), sums[r][1].add_product(p, v[1])];
+unsafe fn weighted<L: Lanes, const R: usize>(sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
+    let Sum { format, head_dim, positions, from } = sum;
+    let (words, stride) = (format.block_words(head_dim), weights.len() / R);
+    let whole = head_dim / VALUES * VALUES;
+    assert!(values.len() >= positions.div_ceil(BLOCK) * words && stride >= positions, "positions");
+    assert!(sums.len() == R * head_dim && from == 0, "sums");
+    for first in (0..positions).step_by(BLOCK) {
+        let (_, codes) = portable::split(format, &values[first / BLOCK * words..][..words]);
+        let here = BLOCK.min(positions - first);
+        for from in (0..whole).step_by(VALUES) {
+            // SAFETY: a prefetch is a hint, as above. In a block there are `head_dim` values for each position, of which
+            // these 32 lie together, and each row has so many sums.
+            unsafe {
+                let mut part = [[L::splat(0.0); 2]; R];
+                for (r, part) in part.iter_mut().enumerate() {
+                    let sums = sums.as_ptr().add(r * head_dim + from);
+                    *part = [L::load_f32(sums), L::load_f32(sums.add(16))];
+                }
+                macro_rules! run {
+                    ($type:ty, $load:ident) => {{
+                        let codes: *const $type = codes.as_ptr().cast::<$type>().add(BLOCK * from);
+                        for lane in 0..here {
+                            let v = codes.add(lane * VALUES);
+                            _mm_prefetch::<_MM_HINT_T0>(v.wrapping_add(AHEAD * BLOCK * head_dim).cast());
+                            let v = [L::$load(v), L::$load(v.add(16))];
+                            for r in 0..R {
+                                let weight = L::splat(*weights.get_unchecked(r * stride + first + lane));
+                                part[r] = [part[r][0].add_product(weight, v[0]), part[r][1].add_product(weight, v[1])];
+                            }
                         }
-                    }
-                }};
+                    }};
+                }
+                match format {
+                    CacheFormat::F32 => run!(f32, load_f32),
+                    CacheFormat::F16 => run!(u16, load_f16),
+                    CacheFormat::Int8 => run!(i8, load_i8),
+                }
+                for (r, part) in part.into_iter().enumerate() {
+                    let sums = sums.as_mut_ptr().add(r * head_dim + from);
+                    part[0].store(sums);
+                    part[1].store(sums.add(16));
+                }
             }
-            match format {
-                CacheFormat::F32 => run!(f32, load_f32),
-                CacheFormat::F16 => run!(u16, load_f16),
-                CacheFormat::Int8 => run!(i8, load_i8),
-            }
-        }
-        for (out, sums) in out.iter_mut().zip(sums) {
-            sums[0].store(out.as_mut_ptr());
-            sums[1].store(out.as_mut_ptr().add(16));
         }
     }
-    out
+    if whole < head_dim {
+        portable::weighted::<R>(Sum { from: whole, ..sum }, weights, values, sums);
+    }
+}
+
+/// Scores with int8 keys: two elements of a head are multiplied and added in each 32-bit lane, which is a position.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2")]
+pub(super) unsafe fn code_scores_avx512<const R: usize>(
+    q: [&[i16]; R],
+    factors: [f32; R],
+    head_dim: usize,
+    blocks: &[u32],
+    out: &mut [f32],
+) {
+    const STEP: usize = PADDING;
+    let (steps, stride) = (head_dim.div_ceil(STEP), out.len() / R);
+    assert!(q.iter().all(|q| q.len() == STEP * steps), "queries with their padding");
+    // The bytes of two neighbouring elements side by side, in each quarter of a register.
+    let side_by_side = _mm512_broadcast_i32x4(_mm_set_epi8(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0));
+    for (b, block) in blocks.chunks_exact(CacheFormat::Int8.block_words(head_dim)).enumerate() {
+        let codes: *const i8 = block[BLOCK..].as_ptr().cast();
+        let mut sums = [[_mm512_setzero_si512(); 2]; R];
+        for step in 0..steps {
+            // SAFETY: four elements of 16 positions are 64 bytes, of which those beyond the head are not read. Each query has
+            // as many codes. The prefetch is a hint, of an address that need not exist.
+            let keys = unsafe {
+                let at = codes.add(BLOCK * STEP * step);
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4 * AHEAD * block.len()));
+                match head_dim - STEP * step {
+                    rest @ 0..STEP => _mm512_maskz_loadu_epi8((1 << (BLOCK * rest)) - 1, at),
+                    _ => _mm512_loadu_si512(at.cast()),
+                }
+            };
+            let keys = _mm512_shuffle_epi8(_mm512_permutex_epi64::<0b11_01_10_00>(keys), side_by_side);
+            let low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(keys));
+            let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(keys));
+            for (sums, q) in sums.iter_mut().zip(q) {
+                // SAFETY: as above.
+                let [first, second] = unsafe { q.as_ptr().add(STEP * step).cast::<[i32; 2]>().read_unaligned() };
+                sums[0] = _mm512_dpwssd_epi32(sums[0], low, _mm512_set1_epi32(first));
+                sums[1] = _mm512_dpwssd_epi32(sums[1], high, _mm512_set1_epi32(second));
+            }
+        }
+        // SAFETY: a block begins with 16 scales.
+        let scales = unsafe { _mm512_loadu_ps(block.as_ptr().cast()) };
+        for ((sums, factor), out) in sums.into_iter().zip(factors).zip(out.chunks_exact_mut(stride)) {
+            let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
+            let out = &mut out[b * BLOCK..][..BLOCK];
+            let score = _mm512_mul_ps(_mm512_mul_ps(sum, _mm512_set1_ps(factor)), scales);
+            // SAFETY: there is room for 16 floats.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), score) };
+        }
+    }
+}
+
+/// [`code_scores_avx512`] in registers of half the width.
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn code_scores_avx2<const R: usize>(
+    q: [&[i16]; R],
+    factors: [f32; R],
+    head_dim: usize,
+    blocks: &[u32],
+    out: &mut [f32],
+) {
+    let stride = out.len() / R;
+    assert!(q.iter().all(|q| q.len() >= head_dim.next_multiple_of(2)), "queries with their padding");
+    for (b, block) in blocks.chunks_exact(CacheFormat::Int8.block_words(head_dim)).enumerate() {
+        let codes: *const i8 = block[BLOCK..].as_ptr().cast();
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        for d in (0..head_dim).step_by(2) {
+            // SAFETY: an element of 16 positions is 16 bytes, and there are `head_dim` of them. The prefetch is a hint, of an
+            // address that need not exist.
+            let (first, second) = unsafe {
+                let at = codes.add(BLOCK * d);
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4 * AHEAD * block.len()));
+                let second = if d + 1 < head_dim { _mm_loadu_si128(at.add(BLOCK).cast()) } else { _mm_setzero_si128() };
+                (_mm_loadu_si128(at.cast()), second)
+            };
+            let low = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+            let high = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second));
+            for (sums, q) in sums.iter_mut().zip(q) {
+                // SAFETY: each query has so many codes.
+                let q = _mm256_set1_epi32(unsafe { q.as_ptr().add(d).cast::<i32>().read_unaligned() });
+                sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, q));
+                sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, q));
+            }
+        }
+        for ((sums, factor), out) in sums.into_iter().zip(factors).zip(out.chunks_exact_mut(stride)) {
+            let out = &mut out[b * BLOCK..][..BLOCK];
+            for (half, sum) in sums.into_iter().enumerate() {
+                // SAFETY: a block begins with 16 scales, and there is room for as many floats.
+                unsafe {
+                    let scales = _mm256_loadu_ps(block.as_ptr().cast::<f32>().add(8 * half));
+                    let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(factor));
+                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), _mm256_mul_ps(sum, scales));
+                }
+            }
+        }
+    }
 }
