@@ -29,7 +29,7 @@
 //! | `avx512vnni` | `vpmaddubsw`, `vpdpwssd` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
 //! | `neon` | `smull`, `saddlp` | `fcvtl` | plain (`fmla`) | QEMU: a Cortex-A72 and its largest processor |
 //! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | plain (`fmla`) | QEMU's largest processor |
-//! | `simd128` | plain | plain | plain | node 20 |
+//! | `simd128` | plain | plain | plain | node 20, once: the integer products over ragged shapes, not every test |
 //!
 //! `vnni256` is for tests: it is the text of `avxvnni` (`vnni256.rs`), compiled for AVX-512's encoding of the same two
 //! instructions, `vpdpbusd` and `vpdpwssd`, and nothing else differs. QEMU shows that results are right, and says nothing about
