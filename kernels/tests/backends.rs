@@ -114,6 +114,25 @@ macro_rules! suite {
                 }
             }
 
+            /// What every 8-bit code and every trit at its largest add up to, for a few tokens and for many.
+            #[test]
+            fn the_largest_sums_are_exact() {
+                for (tokens, cols) in [(2, 16_384), (12, 16_384), (40, 9_000)] {
+                    for sign in [1i8, -1] {
+                        let matrix =
+                            TernaryMatrix::from_trits(3, cols, &vec![sign; 3 * cols], Scale::Tensor(0.37)).unwrap();
+                        let words = TensorData::new(matrix.words().to_vec(), [3, cols.div_ceil(16)]);
+                        let words = Tensor::from_data(words, (&device(), DType::U32));
+                        let scale = Tensor::from_data(TensorData::new(vec![0.37f32], [1, 1]), (&device(), DType::F32));
+                        let spec =
+                            TernarySpec { cols, group: None, activations: Activations::Int8, order: WeightOrder::Rows };
+                        let x = Tensor::<2>::full([tokens, cols], -3.0, (&device(), DType::F32));
+                        let y = ops::ternary_linear(x.clone(), words, scale, spec);
+                        assert_eq!(floats(y), exact::linear(&floats(x), tokens, &matrix), "{tokens} {cols} {sign}");
+                    }
+                }
+            }
+
             /// The case with its words in the order of the native kernels.
             fn tiled(c: &Case) -> Packed {
                 let words = WeightOrder::Rows.convert(WeightOrder::Tiles, c.matrix.words().to_vec(), c.spec.cols);
@@ -157,6 +176,20 @@ macro_rules! suite {
                         assert_eq!(floats(y), floats(alone(x.clone(), &a)));
 
                         for gate in [Gate::Relu2, Gate::Silu] {
+                            let inner_norm = Some((tensor::<1>(34, [33], &device()), 1e-5));
+                            let down = tiled(&case(7, 33, None, activations, &device()));
+                            let other = tiled(&case(33, 96, Some(0), activations, &device()));
+                            for inner in [[a.clone(), other.clone()], [other, a.clone()]] {
+                                let [g, u] = ops::ternary_linears(x.clone(), norm.clone(), inner.clone());
+                                let parts = ops::gated_ternary_linear(g, u, gate, inner_norm.clone(), down.clone());
+                                let (norm, inner_norm, down) = (norm.clone(), inner_norm.clone(), down.clone());
+                                let y = floats(ops::ternary_mlp(x.clone(), norm, inner, gate, inner_norm, down));
+                                for (y, part) in y.iter().zip(floats(parts)) {
+                                    // A device's compiler may fuse what the gate multiplies, and a code then rounds the
+                                    // other way.
+                                    assert!((y - part).abs() <= 0.02 * part.abs().max(1.0), "{gate:?}: {y} {part}");
+                                }
+                            }
                             let inner = ops::gated(x.clone(), up.clone(), gate);
                             let y = ops::gated_ternary_linear(x.clone(), up.clone(), gate, None, a.clone());
                             assert_eq!(floats(y), floats(alone(inner.clone(), &a)));

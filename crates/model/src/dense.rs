@@ -156,7 +156,7 @@ impl DenseMatrix {
 
 impl StoredRows {
     fn new(shards: Vec<TensorData>, dtype: DType, format: RowFormat, device: &Device) -> Self {
-        let tensor = |data| Param::initialized(ParamId::new(), Tensor::<2, Int>::from_data(data, (device, dtype)));
+        let tensor = |data| Param::initialized(ParamId::new(), ops::gapless(data, device, dtype));
         Self { shards: shards.into_iter().map(tensor).collect(), format }
     }
 

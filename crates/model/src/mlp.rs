@@ -22,6 +22,12 @@ pub struct GatedMlp {
 impl GatedMlp {
     /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
     pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
+        if let Some(kind) = kernel(self.activation) {
+            let layers = [&self.gate_proj, &self.up_proj, &self.down_proj];
+            if let Some(y) = BitLinear::gated_mlp(layers, h.clone(), norm, kind, self.sub_norm.as_ref()) {
+                return y;
+            }
+        }
         let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
         match kernel(self.activation) {
             Some(kind) => self.down_proj.forward_gated(gate, up, kind, self.sub_norm.as_ref()),

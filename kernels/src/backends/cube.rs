@@ -26,7 +26,8 @@ impl TernaryOps for CubeBackend {
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
         let weight = in_rows(Weight { words, scale, spec });
-        cube::quantized_linear(&cube::quantize(x, None, &spec), weight)
+        let [y] = linears(x, None, vec![weight]).try_into().expect("one output for one matrix");
+        y
     }
 
     fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Outputs<Self> {
@@ -34,28 +35,38 @@ impl TernaryOps for CubeBackend {
             LinearInput::Plain(x) => x,
             LinearInput::Gated { gate, up, kind } => cube::gated(gate, up, kind),
         };
-        let norm = match norm {
-            Norm::None => None,
-            Norm::Rms { weight, eps } => Some((weight, eps)),
-        };
-        let mut quantized: Option<(TernarySpec, cube::Quantized)> = None;
-        let mut linear = |weight: Weight<Self>| {
-            let weight = in_rows(weight);
-            // Once for all that read it in the same way.
-            let codes = match quantized.take() {
-                Some((spec, codes)) if spec == weight.spec => codes,
-                _ => cube::quantize(x.clone(), norm.clone(), &weight.spec),
-            };
-            let spec = weight.spec;
-            let y = cube::quantized_linear(&codes, weight);
-            quantized = Some((spec, codes));
-            y
-        };
-        let out: Vec<_> = weights.into_vec().into_iter().map(&mut linear).collect();
+        let out = linears(x, norm_of(norm), weights.into_vec().into_iter().map(in_rows).collect());
         if let Some(y) = out.first() {
             cube::rest(y);
         }
         Outputs::from_vec(out)
+    }
+
+    fn ternary_mlp(
+        x: FloatTensor<Self>,
+        norm: Norm<Self>,
+        inner: Weights<Self>,
+        kind: Gate,
+        inner_norm: Norm<Self>,
+        down: Weights<Self>,
+    ) -> FloatTensor<Self> {
+        let (norm, inner): (_, Vec<_>) = (norm_of(norm), inner.into_vec().into_iter().map(in_rows).collect());
+        let gated = |parts: Vec<_>| match <[_; 2]>::try_from(parts) {
+            Ok([gate, up]) => cube::gated(gate, up, kind),
+            Err(parts) => panic!("a gated MLP has a gate and what it gates, not {} matrices", parts.len()),
+        };
+        let inner = match &*inner {
+            [gate, up] if gate.spec == up.spec => {
+                let codes = cube::quantize(x, norm, &gate.spec);
+                let together = cube::quantized_gate(&codes, gate, up, kind);
+                together.unwrap_or_else(|| gated(cube::quantized_linears(&codes, inner)))
+            }
+            _ => gated(linears(x, norm, inner)),
+        };
+        let down = down.into_vec().into_iter().map(in_rows).collect();
+        let [y] = linears(inner, norm_of(inner_norm), down).try_into().expect("one output for one matrix");
+        cube::rest(&y);
+        y
     }
 
     fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {
@@ -119,6 +130,27 @@ impl TernaryOps for CubeBackend {
     }
 }
 
+fn norm_of(norm: Norm<CubeBackend>) -> Option<(FloatTensor<CubeBackend>, f64)> {
+    match norm {
+        Norm::None => None,
+        Norm::Rms { weight, eps } => Some((weight, eps)),
+    }
+}
+
+/// Layers of one input, which is quantized once for neighbours that read it in the same way.
+fn linears(
+    x: FloatTensor<CubeBackend>,
+    norm: Option<(FloatTensor<CubeBackend>, f64)>,
+    weights: Vec<Weight<CubeBackend>>,
+) -> Vec<FloatTensor<CubeBackend>> {
+    let mut out = Vec::with_capacity(weights.len());
+    for alike in weights.chunk_by(|a, b| a.spec == b.spec) {
+        let codes = cube::quantize(x.clone(), norm.clone(), &alike[0].spec);
+        out.extend(cube::quantized_linears(&codes, alike.to_vec()));
+    }
+    out
+}
+
 /// The same weights in canonical order, which the kernels read.
 fn in_rows(weight: Weight<CubeBackend>) -> Weight<CubeBackend> {
     let Weight { words, scale, spec } = weight;
@@ -149,15 +181,16 @@ impl TrainingOps for CubeBackend {
         granularity: Granularity,
         cols: usize,
     ) -> FloatTensor<Self> {
-        let codes = cube::values_of_codes(codes, multiplier.clone(), cols, false);
-        let spec = TernarySpec { activations: Activations::Float, ..training::reference::spec(granularity, cols) };
+        let spec = TernarySpec { activations: Activations::Int8, ..training::reference::spec(granularity, cols) };
         if spec.group.is_some() {
+            let codes = cube::values_of_codes(codes, multiplier.clone(), cols, false);
+            let spec = TernarySpec { activations: Activations::Float, ..spec };
             return Self::float_div(Self::ternary_linear(codes, words, scale, spec), multiplier);
         }
-        // Integers of up to 8 bits and their sums below 2^24 are exact in any precision that matrix units multiply in.
-        let trits = Self::float_transpose(cube::unpack(words, scale.clone(), cols, cols, false));
-        let factor = Self::float_div(Self::float_transpose(scale), multiplier);
-        Self::float_mul(Self::float_matmul(codes, trits), factor)
+        // The very product that runs the model afterwards, on the words themselves.
+        let codes = cube::quantized_codes(codes, multiplier, cols);
+        let mut out = cube::quantized_linears(&codes, vec![in_rows(Weight { words, scale, spec })]);
+        out.pop().expect("one output for one matrix")
     }
 
     fn packed_input_gradient(

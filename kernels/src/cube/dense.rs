@@ -175,7 +175,7 @@ pub(super) fn product<N: Size>(
         }
         #[unroll]
         for t in 0..tile {
-            let sum = over_lanes(sum_of(sums[t]), lanes, units);
+            let sum = over_lanes(sum_of(sums[t]), lanes, units, false);
             if lane == 0 && first + t < tokens {
                 out[(first + t) * rows + row] = sum;
             }

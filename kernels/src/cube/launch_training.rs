@@ -124,5 +124,5 @@ pub(crate) fn adamw([w, gradient, mean, square]: [CubeTensor; 4], step: AdamW) -
 
 /// A new tensor of the shape of `x`.
 fn like(x: &CubeTensor) -> CubeTensor {
-    burn_cubecl::ops::numeric::empty_device_dtype(x.client.clone(), x.device.clone(), x.shape(), DType::F32)
+    burn_cubecl::ops::numeric::empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.shape(), DType::F32)
 }

@@ -78,11 +78,22 @@ pub(super) fn max_of<N: Size>(vector: Vector<f32, N>) -> f32 {
     largest
 }
 
-/// The sum of `value` over `lanes` neighbouring units of a cube, for the first of them.
+/// The sum of `value` over `lanes` neighbouring units of a cube, for the first of them; `in_plane` where they are in one
+/// plane.
 #[cube]
-pub(super) fn over_lanes(value: f32, #[comptime] lanes: usize, #[comptime] units: usize) -> f32 {
+pub(super) fn over_lanes(
+    value: f32,
+    #[comptime] lanes: usize,
+    #[comptime] units: usize,
+    #[comptime] in_plane: bool,
+) -> f32 {
     let mut result = value;
-    if comptime!(lanes > 1) {
+    if comptime!(lanes > 1 && in_plane) {
+        #[unroll]
+        for step in 0..comptime!(lanes.ilog2()) {
+            result += plane_shuffle_xor(result, comptime!(1u32 << step));
+        }
+    } else if comptime!(lanes > 1) {
         let mut shared = Shared::<[f32]>::new_slice(units);
         let unit = UNIT_POS as usize;
         shared[unit] = value;

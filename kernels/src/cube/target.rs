@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use cubecl::features::TypeUsage;
-use cubecl::ir::{ElemType, FloatKind, IntKind};
+use cubecl::features::{MmaConfig, Plane, TypeUsage};
+use cubecl::ir::{DeviceProperties, ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 
 /// How activations meet the codes of ternary weights.
@@ -15,6 +15,8 @@ pub(crate) enum Products {
     Halves,
     /// Four bytes in one instruction.
     Bytes,
+    /// Tile by tile in shared memory, on matrix units where there are any.
+    Tiles,
 }
 
 impl Products {
@@ -23,8 +25,57 @@ impl Products {
         match self {
             Products::Floats => 1,
             Products::Halves => 2,
-            Products::Bytes => 4,
+            Products::Bytes | Products::Tiles => 4,
         }
+    }
+}
+
+/// What two tiles are multiplied as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// Int8, with sums in i32.
+    Int8,
+    /// IEEE half precision, with sums in f32.
+    F16,
+    /// The upper half of f32, with sums in f32.
+    Bf16,
+    /// F32.
+    F32,
+}
+
+/// Matrix units that multiply int8, or 16-bit floats with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MatrixUnits {
+    /// What they take.
+    pub operand: Operand,
+    /// Tokens, rows and columns of a fragment.
+    pub fragment: [usize; 3],
+    /// Units that work on one.
+    pub plane: usize,
+}
+
+impl MatrixUnits {
+    /// The best that a device reports.
+    fn of(properties: &DeviceProperties) -> Option<Self> {
+        let hardware = &properties.hardware;
+        // A fragment is spread over a plane whose size has to be known.
+        let plane = hardware.plane_size_max as usize;
+        if plane < 2 || hardware.plane_size_min != hardware.plane_size_max {
+            return None;
+        }
+        let float = |kind| (ElemType::Float(kind), ElemType::Float(FloatKind::F32));
+        let wanted = [
+            (Operand::Int8, (ElemType::Int(IntKind::I8), ElemType::Int(IntKind::I32))),
+            (Operand::F16, float(FloatKind::F16)),
+            (Operand::Bf16, float(FloatKind::BF16)),
+        ];
+        let fragments = [[16, 16, 16], [8, 8, 8]];
+        let has = |(of, sum): (ElemType, ElemType), [m, n, k]: [u32; 3]| {
+            properties.features.matmul.cmma.contains(&MmaConfig { a_type: of, b_type: of, cd_type: sum, m, n, k })
+        };
+        let all = wanted.into_iter().flat_map(|(operand, kinds)| fragments.map(|fragment| (operand, kinds, fragment)));
+        let (operand, _, fragment) = all.into_iter().find(|(_, kinds, fragment)| has(*kinds, *fragment))?;
+        Some(Self { operand, fragment: fragment.map(|size| size as usize), plane })
     }
 }
 
@@ -38,8 +89,18 @@ pub(crate) struct Target {
     cores: Option<u32>,
     /// The widest vector of 32-bit values that a unit should load.
     pub vector: usize,
-    /// The fastest that there is for activations of 8 bits and weights with one scale a row or tensor.
-    pub products: Products,
+    /// The fastest for a few tokens whose activations have 8 bits and meet weights with one scale a row or tensor.
+    products: Products,
+    /// Matrix units that products of many tokens can use.
+    pub matrix: Option<MatrixUnits>,
+    /// Units whose values can be exchanged without shared memory.
+    pub plane: usize,
+    /// Whether Burn's tuner looks for faster ways than the planned one.
+    pub tuned: bool,
+    /// Buffers that a kernel can have.
+    pub max_bindings: usize,
+    /// Bytes that the beginning of a buffer has to be a multiple of.
+    pub alignment: usize,
     max_cubes: u32,
 }
 
@@ -49,14 +110,18 @@ const SHARING: u32 = 128;
 /// Units of a cube on a GPU whose units work by themselves.
 const ALONE: u32 = 64;
 
-/// What `BITNET_DP4A` says: 1 takes the kernels that multiply four bytes at once on every device, 0 on none, so that both
-/// can be tested anywhere.
-static FORCED_DP4A: OnceLock<Option<bool>> = OnceLock::new();
+/// Tokens up to which a mat-vec kernel is planned where there are matrix units.
+const FEW: usize = 8;
 
-fn forced_dp4a() -> Option<bool> {
-    match std::env::var("BITNET_DP4A").ok()?.as_str() {
-        "1" => Some(true),
-        "0" => Some(false),
+/// The kernel that `BITNET_PRODUCTS` names, `floats`, `halves`, `bytes` or `tiles`: so that all can be tested anywhere.
+static FORCED: OnceLock<Option<Products>> = OnceLock::new();
+
+fn forced() -> Option<Products> {
+    match std::env::var("BITNET_PRODUCTS").ok()?.as_str() {
+        "floats" => Some(Products::Floats),
+        "halves" => Some(Products::Halves),
+        "bytes" => Some(Products::Bytes),
+        "tiles" => Some(Products::Tiles),
         _ => None,
     }
 }
@@ -64,21 +129,46 @@ fn forced_dp4a() -> Option<bool> {
 impl Target {
     /// Of the device behind `client`.
     pub fn of(client: &Client) -> Self {
-        let hardware = &client.properties().hardware;
+        let properties = client.properties();
+        let hardware = &properties.hardware;
         let cores = hardware.num_cpu_cores.filter(|_| hardware.plane_size_max == 1);
         let name = client.name();
-        let dp4a = FORCED_DP4A.get_or_init(forced_dp4a).unwrap_or(name.contains("cuda") || name.contains("spirv"));
-        let products = match (dp4a, cores) {
-            (true, _) => Products::Bytes,
-            (false, Some(_)) => Products::Halves,
-            (false, None) => Products::Floats,
+        // CubeCL does not say where four bytes are multiplied at once, and what it does elsewhere takes longer than floats.
+        let products = match (cores, name.contains("cuda") || name.contains("spirv")) {
+            (Some(_), _) => Products::Halves,
+            (None, true) => Products::Bytes,
+            (None, false) => Products::Floats,
         };
+        // What WGSL runs on may be anything, of which only software was seen: there the plainest ways are taken.
+        let portable = name.contains("wgsl");
+        let planes = properties.features.plane.contains(Plane::Ops)
+            && hardware.plane_size_min == hardware.plane_size_max
+            && !portable;
         Self {
             cores,
             vector: if cores.is_some() { 16 } else { 4 },
             products,
+            matrix: MatrixUnits::of(properties),
+            plane: if planes { hardware.plane_size_min as usize } else { 1 },
+            tuned: cores.is_none() && !portable,
+            max_bindings: hardware.max_bindings as usize,
+            alignment: properties.memory.alignment as usize,
             max_cubes: hardware.max_cube_count.0.min(65_535),
         }
+    }
+
+    /// How a product of activations of 8 bits is made for so many tokens.
+    pub fn products(&self, tokens: usize) -> Products {
+        match FORCED.get_or_init(forced) {
+            Some(forced) => *forced,
+            None if tokens > FEW && self.matrix.is_some() => Products::Tiles,
+            None => self.products,
+        }
+    }
+
+    /// Whether one kernel was asked for by name.
+    pub fn is_forced() -> bool {
+        FORCED.get_or_init(forced).is_some()
     }
 
     /// Whether launches can be recorded and replayed.
@@ -133,7 +223,8 @@ impl Target {
         }
     }
 
-    fn cubes(&self, wanted: usize) -> u32 {
+    /// As many cubes as wanted, as far as the device can have them: kernels go on with the next where there are fewer.
+    pub fn cubes(&self, wanted: usize) -> u32 {
         u32::try_from(wanted.max(1)).unwrap_or(u32::MAX).min(self.max_cubes)
     }
 

@@ -82,6 +82,65 @@ pub(super) fn values_of_codes(
     }
 }
 
+/// The codes of [`absmax`] in the order in which packed weights meet activations (`quantize.rs`), and `meta` as there:
+/// `per_word` in a word, or each as the bits of a float. `own` words of a row are read, `words` words of weights met.
+#[cube(launch)]
+pub(super) fn arrange(
+    codes: &[u32],
+    multiplier: &[f32],
+    out: &mut [u32],
+    meta: &mut [f32],
+    own: usize,
+    words: usize,
+    #[comptime] vector: usize,
+    #[comptime] per_word: usize,
+    #[comptime] units: usize,
+) {
+    let planes = comptime!(WORD / per_word);
+    let bits = comptime!(32 / per_word as u32);
+    let mask = comptime!(u32::MAX >> (32 - bits));
+    for row in range_stepped(first_row(units), multiplier.len(), row_step(units)) {
+        let mut sum = 0f32;
+        for word in range_stepped(lane(units), words, units.runtime()) {
+            let mut of_word = Array::<u32>::new(WORD);
+            #[unroll]
+            for four in 0..comptime!(WORD / CODES) {
+                let at = word * comptime!(WORD / CODES) + four;
+                let mut packed = 0u32;
+                if at < own {
+                    packed = codes[row * own + at];
+                }
+                #[unroll]
+                for e in 0..CODES {
+                    let value_of = Vector::<u32, Const<1>>::new(packed >> comptime!(8 * e as u32));
+                    let value = from_i8::<Const<1>>(value_of).extract(0usize);
+                    sum += value;
+                    of_word[four * CODES + e] = if comptime!(per_word == 1) {
+                        u32::reinterpret(value)
+                    } else {
+                        u32::reinterpret(i32::cast_from(value)) & mask
+                    };
+                }
+            }
+            let to = (row * words + word / vector * vector) * planes + word % vector;
+            #[unroll]
+            for plane in 0..planes {
+                let mut packed = 0u32;
+                #[unroll]
+                for b in 0..per_word {
+                    packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
+                }
+                out[to + plane * vector] = packed;
+            }
+        }
+        let sum = total(sum, units);
+        if lane(units) == 0 {
+            meta[2 * row] = multiplier[row];
+            meta[2 * row + 1] = sum;
+        }
+    }
+}
+
 /// The scales of the absmean quantizer: the mean of `|w|`, at least `floor`, of each group of `group` columns; the last of a
 /// row may be smaller.
 #[cube(launch)]

@@ -2,7 +2,7 @@
 
 use burn::backend::fusion::custom::TensorSpec;
 
-use super::{LinearInputMetadata, NormMetadata, OutputsMetadata, WeightMetadata, WeightsMetadata};
+use super::{Gate, LinearInputMetadata, NormMetadata, OutputsMetadata, WeightMetadata, WeightsMetadata};
 
 /// Of [`super::TernaryOps::ternary_linears`].
 pub(super) fn linears(input: &LinearInputMetadata, _: &NormMetadata, weights: &WeightsMetadata) -> OutputsMetadata {
@@ -16,4 +16,17 @@ pub(super) fn linears(input: &LinearInputMetadata, _: &NormMetadata, weights: &W
         WeightsMetadata::Two(a, b) => OutputsMetadata::Two(of(a), of(b)),
         WeightsMetadata::Three(a, b, c) => OutputsMetadata::Three(of(a), of(b), of(c)),
     }
+}
+
+/// Of [`super::TernaryOps::ternary_mlp`].
+pub(super) fn mlp(
+    x: &TensorSpec,
+    _: &NormMetadata,
+    _: &WeightsMetadata,
+    _: &Gate,
+    _: &NormMetadata,
+    down: &WeightsMetadata,
+) -> TensorSpec {
+    let (WeightsMetadata::One(down) | WeightsMetadata::Two(down, _) | WeightsMetadata::Three(down, ..)) = down;
+    TensorSpec::new([x.shape[0], down.words.shape[0]].into(), x.dtype)
 }

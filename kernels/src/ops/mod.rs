@@ -17,8 +17,8 @@ pub use crate::cpu::kv_cache::CacheFormat;
 pub use crate::cpu::tiles::WeightOrder;
 use crate::notice::default_body;
 pub use tensor::{
-    Packed, Top, cached_attention, decode_rows, dense_linear, dequantize, gated, gated_ternary_linear, rms_norm, rope,
-    rows_linear, ternary_linear, ternary_linears, top_logits,
+    Packed, Top, cached_attention, decode_rows, dense_linear, dequantize, gapless, gated, gated_ternary_linear,
+    rms_norm, rope, rows_linear, ternary_linear, ternary_linears, ternary_mlp, top_logits,
 };
 
 /// What a packed matrix and the activations that meet it look like.
@@ -89,7 +89,7 @@ pub enum Norm<B: Backend> {
 }
 
 /// A packed ternary matrix.
-#[derive(ExtensionType)]
+#[derive(Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct Weight<B: Backend> {
     /// U32, 16 codes a word.
@@ -197,6 +197,20 @@ pub trait TernaryOps: Backend {
         #[extension_type] weights: Weights<Self>,
     ) -> Outputs<Self> {
         reference::ternary_linears::<Self>(input, norm, weights)
+    }
+
+    /// A gated MLP, `down(inner_norm(act(gate(norm(x))) * up(norm(x))))`, where `inner` are gate and up and `down` is one
+    /// layer.
+    #[fusion(meta = fused::mlp)]
+    fn ternary_mlp(
+        x: FloatTensor<Self>,
+        #[extension_type] norm: Norm<Self>,
+        #[extension_type] inner: Weights<Self>,
+        kind: Gate,
+        #[extension_type] inner_norm: Norm<Self>,
+        #[extension_type] down: Weights<Self>,
+    ) -> FloatTensor<Self> {
+        reference::ternary_mlp::<Self>(x, norm, inner, kind, inner_norm, down)
     }
 
     /// The dense matrix `trit * scale`, `[rows, cols]`.

@@ -84,6 +84,21 @@ pub fn ternary_linears<B: TernaryOps>(input: LinearInput<B>, norm: Norm<B>, weig
     Outputs::from_vec(weights.map(|w| B::ternary_linear(x.clone(), w.words, w.scale, w.spec)).collect())
 }
 
+/// See [`super::TernaryOps::ternary_mlp`].
+pub fn ternary_mlp<B: TernaryOps>(
+    x: FloatTensor<B>,
+    norm: Norm<B>,
+    inner: Weights<B>,
+    kind: Gate,
+    inner_norm: Norm<B>,
+    down: Weights<B>,
+) -> FloatTensor<B> {
+    let inner = B::ternary_linears(LinearInput::Plain(x), norm, inner).into_vec();
+    let Ok([gate, up]) = <[_; 2]>::try_from(inner) else { panic!("a gated MLP has a gate and what it gates") };
+    let out = B::ternary_linears(LinearInput::Gated { gate, up, kind }, inner_norm, down);
+    out.into_vec().pop().expect("one output for one matrix")
+}
+
 /// Packed words in canonical order.
 pub(crate) fn rows_of_words<B: Backend>(words: IntTensor<B>, order: WeightOrder, cols: usize) -> IntTensor<B> {
     let [rows, width] = words.shape().dims();

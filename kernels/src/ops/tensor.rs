@@ -1,7 +1,7 @@
 //! The operations on `Tensor`, whatever backend it is on.
 
 use burn::backend::Dispatch;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::{CacheSpec, LinearInput, Norm, RowFormat, TernaryOps, TernarySpec, Weight, Weights};
 use crate::cpu::gate::Gate;
@@ -15,6 +15,15 @@ pub struct Packed {
     pub scale: Tensor<2>,
     /// What they look like.
     pub spec: TernarySpec,
+}
+
+/// A matrix whose rows lie one behind the other on the device. That is not what `Tensor::from_data` gives everywhere: on CUDA
+/// a row ends at a multiple of 512 bytes, and kernels that read rows without gaps would copy the matrix each time.
+pub fn gapless(data: TensorData, device: &Device, dtype: DType) -> Tensor<2, Int> {
+    let (bytes, shape, stored) = data.into_parts();
+    let [rows, cols] = shape.dims();
+    let flat = TensorData::from_bytes(bytes, [rows * cols], stored);
+    Tensor::<1, Int>::from_data(flat, (device, dtype)).reshape([rows, cols])
 }
 
 /// A ternary linear layer, `[tokens, cols] → [tokens, rows]`; see [`TernaryOps::ternary_linear`].
@@ -53,24 +62,54 @@ fn run<const N: usize>(
     norm: Option<(Tensor<1>, f64)>,
     weights: [Packed; N],
 ) -> [Tensor<2>; N] {
-    const { assert!(N >= 1 && N <= 3, "one to three layers") };
-    let norm = match norm {
+    let mut out = Dispatch::ternary_linears(input, norm_of(norm), weights_of(weights))
+        .into_vec()
+        .into_iter()
+        .map(Tensor::from_dispatch);
+    std::array::from_fn(|_| out.next().expect("one output for each matrix"))
+}
+
+/// A gated MLP with an RMSNorm at its beginning and one inside, where those are weight and epsilon; see
+/// [`TernaryOps::ternary_mlp`].
+pub fn ternary_mlp(
+    x: Tensor<2>,
+    norm: Option<(Tensor<1>, f64)>,
+    inner: [Packed; 2],
+    kind: Gate,
+    inner_norm: Option<(Tensor<1>, f64)>,
+    down: Packed,
+) -> Tensor<2> {
+    let (inner, down) = (weights_of(inner), weights_of([down]));
+    Tensor::from_dispatch(Dispatch::ternary_mlp(
+        x.into_dispatch(),
+        norm_of(norm),
+        inner,
+        kind,
+        norm_of(inner_norm),
+        down,
+    ))
+}
+
+fn norm_of(norm: Option<(Tensor<1>, f64)>) -> Norm<Dispatch> {
+    match norm {
         Some((weight, eps)) => Norm::Rms { weight: weight.into_dispatch(), eps },
         None => Norm::None,
-    };
+    }
+}
+
+fn weights_of<const N: usize>(weights: [Packed; N]) -> Weights<Dispatch> {
+    const { assert!(N >= 1 && N <= 3, "one to three layers") };
     let mut weights = weights.into_iter().map(|Packed { words, scale, spec }| Weight {
         words: words.into_dispatch(),
         scale: scale.into_dispatch(),
         spec,
     });
-    let weights = match (weights.next(), weights.next(), weights.next()) {
+    match (weights.next(), weights.next(), weights.next()) {
         (Some(a), Some(b), Some(c)) => Weights::Three(a, b, c),
         (Some(a), Some(b), None) => Weights::Two(a, b),
         (Some(a), ..) => Weights::One(a),
         (None, ..) => unreachable!("one to three layers"),
-    };
-    let mut out = Dispatch::ternary_linears(input, norm, weights).into_vec().into_iter().map(Tensor::from_dispatch);
-    std::array::from_fn(|_| out.next().expect("one output for each matrix"))
+    }
 }
 
 /// The dense matrix of packed words, `[rows, cols]`; see [`TernaryOps::ternary_dequantize`].

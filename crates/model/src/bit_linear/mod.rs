@@ -253,6 +253,25 @@ impl BitLinear {
         }
     }
 
+    /// A gated MLP, `down(inner_norm(act(gate(x)) * up(x)))` after `norm`, in one operation; `None` where a layer is to be
+    /// trained, or has a norm or a branch of its own.
+    pub(crate) fn gated_mlp(
+        [gate, up, down]: [&BitLinear; 3],
+        x: Tensor<2>,
+        norm: &RmsNorm,
+        kind: Gate,
+        inner_norm: Option<&RmsNorm>,
+    ) -> Option<Tensor<2>> {
+        let packed = |layer: &BitLinear| match &layer.weight {
+            Weight::Packed(weight) if layer.norm.is_none() && layer.lora.is_none() => {
+                Some(weight.parts(layer.d_input, layer.activations))
+            }
+            _ => None,
+        };
+        let (inner, down) = ([packed(gate)?, packed(up)?], packed(down)?);
+        Some(ops::ternary_mlp(x, Some(norm.parts()), inner, kind, inner_norm.map(RmsNorm::parts), down))
+    }
+
     /// The layer with packed weights: what it computed, it still computes to the bit.
     ///
     /// # Errors

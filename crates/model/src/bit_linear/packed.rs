@@ -1,6 +1,6 @@
 //! Trits in memory.
 
-use bitnet_kernels::ops::{Activations, Packed, TernarySpec};
+use bitnet_kernels::ops::{self, Activations, Packed, TernarySpec};
 use bitnet_kernels::{WeightOrder, dense_weight_order, weight_order};
 use bitnet_ternary::{CODES_PER_WORD, Granularity, Scale, TernaryMatrix};
 use burn::module::{Module, Param, ParamId};
@@ -48,7 +48,7 @@ impl PackedWeight {
         let scale_shape = [values.len() / columns, columns];
         let words = WeightOrder::Rows.convert(order, words, cols);
         let words = TensorData::new(words, [rows, order.words(cols)]);
-        let words = Tensor::<2, Int>::from_data(words, (device, DType::U32));
+        let words = ops::gapless(words, device, DType::U32);
         let scale = Tensor::<2>::from_data(TensorData::new(values, scale_shape), (device, DType::F32));
         Ok(Self {
             words: Param::initialized(ParamId::new(), words)
@@ -92,5 +92,5 @@ fn reorder(words: Tensor<2, Int>, from: WeightOrder, to: WeightOrder, cols: usiz
     }
     let ([rows, _], device) = (words.dims(), words.device());
     let values = from.convert(to, words.into_data().iter().collect(), cols);
-    Tensor::from_data(TensorData::new(values, [rows, to.words(cols)]), (&device, DType::U32))
+    ops::gapless(TensorData::new(values, [rows, to.words(cols)]), &device, DType::U32)
 }
