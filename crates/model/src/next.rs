@@ -165,7 +165,7 @@ impl Step {
             return Self { ids, places, recorded: Recorded::NotYet, ..self };
         }
         let [tokens] = ids.dims();
-        self.ids.inplace(|old| old.slice_assign([0..tokens], ids));
+        self.ids.inplace(|old| old.slice_assign(0..tokens, ids));
         self.places.tensor.inplace(|old| old.slice_assign([0..tokens, 0..2], places.tensor));
         self
     }

@@ -24,8 +24,11 @@ impl Observer for Notes<'_> {
     }
 }
 
-/// The result of a search, and what it tried.
-fn search(options: &RunOptions, at_most: usize) -> (Result<(Vec<Tried>, f64), TrainError>, Vec<Tried>) {
+/// All tries of a search, and the best rate.
+type Found = Result<(Vec<Tried>, f64), TrainError>;
+
+/// The result of a search, and what it tried this time.
+fn search(options: &RunOptions, at_most: usize) -> (Found, Vec<Tried>) {
     let stop = AtomicBool::new(false);
     let mut notes = Notes { tried: Vec::new(), at_most, stop: &stop };
     let result = sweep_learning_rate(options, Some(3), &mut notes, &stop);
