@@ -11,12 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = BitNetModel::from_pretrained(&name)?;
     let config =
         GenerationConfig { max_new_tokens: 100, temperature: 0.7, top_p: 0.9, seed: Some(1), ..Default::default() };
+    // The probability of each token, too.
+    let config = GenerationConfig { logprobs: true, ..config };
 
     let mut surprise = 0.0;
     let mut stream = model.stream("Call me Ishmael.", &config)?;
     for step in &mut stream {
         let step = step?;
-        surprise -= step.logprob;
+        surprise -= step.logprob.unwrap_or_default();
         print!("{}", step.text);
         std::io::stdout().flush()?;
     }

@@ -46,6 +46,8 @@ pub struct GenerationConfig {
     pub typical_p: f32,
     /// Same seed, same text. Without one, a seed is drawn from the system.
     pub seed: Option<u64>,
+    /// Say how probable each token was, see [`crate::Step::logprob`]. The whole head is read for that.
+    pub logprobs: bool,
 }
 
 impl Default for GenerationConfig {
@@ -66,6 +68,7 @@ impl Default for GenerationConfig {
             min_p: 0.0,
             typical_p: 1.0,
             seed: None,
+            logprobs: false,
         }
     }
 }

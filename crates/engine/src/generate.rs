@@ -5,7 +5,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use bitnet_model::TopLogits;
 use bitnet_text::{Detokenizer, StopStrings, TextError};
+
+use burn::tensor::Tensor;
 
 use crate::score::log_probability;
 use crate::{EngineError, GenerationConfig, Sampler, Session};
@@ -47,8 +50,9 @@ pub struct Step {
     pub id: u32,
     /// Text that can be shown now: empty while a character is incomplete or a stop string may have begun.
     pub text: String,
-    /// Natural logarithm of the token's probability under the model's own distribution, before any sampling setting.
-    pub logprob: f32,
+    /// Natural logarithm of the token's probability under the model's own distribution, before any sampling setting; where
+    /// [`GenerationConfig::logprobs`] asks for it.
+    pub logprob: Option<f32>,
     /// Set on the last step.
     pub finish: Option<FinishReason>,
 }
@@ -68,6 +72,9 @@ pub struct Generation<'m, S: BorrowMut<Session<'m>>> {
     prompt_len: usize,
     left: usize,
     finished: bool,
+    /// Searches of the head in vain, one after the other, and tokens that are not searched for because of them.
+    in_vain: u32,
+    pause: u32,
     timing: Timing,
 }
 
@@ -76,12 +83,67 @@ pub struct Generation<'m, S: BorrowMut<Session<'m>>> {
 pub struct Timing {
     /// Tokens of the prompt that were computed (not those that the session had seen).
     pub prefill_tokens: usize,
-    /// Time until the first logits.
+    /// Time until the first token was chosen.
     pub prefill: Duration,
     /// Tokens computed after the first.
     pub decode_tokens: usize,
     /// Time that they took.
     pub decode: Duration,
+    /// How the head was read for all of them.
+    pub head: HeadUse,
+}
+
+/// How often the head was read in which way, see [`crate::HeadReading`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadUse {
+    /// Tokens that a part of it was read for.
+    pub searched: usize,
+    /// Tokens that all of it was read for.
+    pub full: usize,
+    /// Those of them that it had been searched for before, in vain.
+    pub undecided: usize,
+    /// Bytes that all searches read together.
+    pub searched_bytes: u64,
+    /// Rows that they read in full.
+    pub searched_rows: usize,
+}
+
+impl HeadUse {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            searched: self.searched + other.searched,
+            full: self.full + other.full,
+            undecided: self.undecided + other.undecided,
+            searched_bytes: self.searched_bytes + other.searched_bytes,
+            searched_rows: self.searched_rows + other.searched_rows,
+        }
+    }
+
+    /// Bytes for a token, where all of the head has so many.
+    pub fn bytes_per_token(&self, full: u64) -> u64 {
+        let tokens = (self.searched + self.full).max(1) as u64;
+        (self.searched_bytes + self.full as u64 * full) / tokens
+    }
+
+    /// How often the head was read in which way, in words, where all of it has so many bytes.
+    pub fn describe(&self, full: u64) -> String {
+        let rows = self.searched_rows as f64 / self.searched.max(1) as f64;
+        format!(
+            "searched for {} tokens with {rows:.0} full rows each, read whole for {} (undecided {}), {:.1} MB a token of {:.1}",
+            self.searched,
+            self.full,
+            self.undecided,
+            self.bytes_per_token(full) as f64 / 1e6,
+            full as f64 / 1e6,
+        )
+    }
+
+    fn add(&mut self, top: &TopLogits) {
+        self.searched += 1;
+        self.searched_bytes += top.bytes as u64;
+        self.searched_rows += top.logits.len();
+    }
 }
 
 impl Timing {
@@ -127,6 +189,8 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
             prompt_len: prompt.len(),
             left: config.max_new_tokens,
             finished: config.max_new_tokens == 0,
+            in_vain: 0,
+            pause: 0,
             timing: Timing::default(),
             model: PhantomData,
             session,
@@ -148,21 +212,47 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         self.sampler.seed()
     }
 
+    /// The token after a hidden state, and its log-probability if that is wanted.
+    fn choose(&mut self, hidden: Tensor<2>) -> Result<(u32, Option<f32>), EngineError> {
+        let session = self.session.borrow();
+        let vocab_size = session.model().transformer().head().rows();
+        let use_of_head = &mut self.timing.head;
+        let first = self.text.len() == self.prompt_len;
+        let wanted = self.sampler.wanted(vocab_size, &self.text);
+        if self.pause > 0 {
+            self.pause -= 1;
+        } else if let Some(wanted) = wanted.filter(|_| session.searches_head(first)) {
+            if let Some(top) = session.top_logits(&hidden, &wanted)
+                && let Some(id) = self.sampler.sample_top(&top, &self.text)
+            {
+                use_of_head.add(&top);
+                self.in_vain = 0;
+                return Ok((id, None));
+            }
+            use_of_head.undecided += 1;
+            // What did not settle this token will hardly settle the next: one, three, seven and then fifteen are left out.
+            self.in_vain = (self.in_vain + 1).min(4);
+            self.pause = (1 << self.in_vain) - 1;
+        }
+        use_of_head.full += 1;
+        let logits = session.logits(hidden)?;
+        let position = self.text.len() - 1;
+        let id = self.sampler.sample(&logits, &self.text).ok_or(EngineError::BadLogits { position })?;
+        Ok((id, self.sampler.wants_logprobs().then(|| log_probability(&logits, id))))
+    }
+
     fn step(&mut self) -> Result<Step, EngineError> {
         let before = Instant::now();
         let session = self.session.borrow_mut();
-        let (computed, logits) = session.advance_to(&self.text)?;
+        let (computed, hidden) = session.advance_to(&self.text)?;
         let context = session.context();
+        let (id, logprob) = self.choose(hidden)?;
         if self.text.len() == self.prompt_len {
             self.timing = Timing { prefill_tokens: computed, prefill: before.elapsed(), ..self.timing };
         } else {
             self.timing.decode_tokens += 1;
             self.timing.decode += before.elapsed();
         }
-
-        let position = self.text.len() - 1;
-        let id = self.sampler.sample(&logits, &self.text).ok_or(EngineError::BadLogits { position })?;
-        let logprob = log_probability(&logits, id);
         self.text.push(id);
         self.left -= 1;
 

@@ -4,11 +4,20 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use bitnet_model::{Isa, log_sum_exp};
+use bitnet_model::{Isa, Share, TopLogits, Wanted, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::{EngineError, GenerationConfig};
+
+/// All logits of a smaller vocabulary are as soon read as searched.
+const FEW: usize = 2048;
+
+/// More of the largest logits are not searched for.
+const MANY: usize = 1024;
+
+/// Sums of probabilities that are closer than this share of them can come out in another order.
+const OF_SUM: f64 = 1e-5;
 
 /// A token that may come next.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +50,69 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether a step is to say how probable its token was.
+    pub(crate) fn wants_logprobs(&self) -> bool {
+        self.config.logprobs
+    }
+
+    /// The logits that a choice after `history` depends on, where those of `vocab_size` tokens are not all needed.
+    pub fn wanted(&self, vocab_size: usize, history: &[u32]) -> Option<Wanted> {
+        let config = &self.config;
+        if config.logprobs || vocab_size < FEW {
+            return None;
+        }
+        // A token whose logit changes can lose its place to one token at most.
+        let mut also: Vec<u32> = config.logit_bias.iter().map(|(id, _)| *id).collect();
+        if config.penalizes() {
+            also.extend_from_slice(recent(history, config));
+        }
+        also.sort_unstable();
+        also.dedup();
+        let changed = also.len();
+        let wanted = match config {
+            GenerationConfig { temperature: 0.0, .. } => Wanted { count: 1 + changed, also, ..Wanted::default() },
+            GenerationConfig { top_k: 1.., .. } => Wanted { count: config.top_k + changed, also, ..Wanted::default() },
+            GenerationConfig { temperature, top_p, .. } if *top_p < 1.0 => {
+                let share = Some(Share { of_all: *top_p, temperature: *temperature });
+                Wanted { count: 1 + changed, share, also, within: None }
+            }
+            GenerationConfig { temperature, min_p, .. } if *min_p > 0.0 && changed == 0 => {
+                // A little more: the filter compares rounded floats.
+                let within = Some(-min_p.ln() * temperature * (1.0 + 1e-5) + 1e-6);
+                Wanted { count: 1, within, ..Wanted::default() }
+            }
+            _ => return None,
+        };
+        (wanted.count <= MANY).then_some(wanted)
+    }
+
+    /// [`Sampler::sample`] with the logits that were [`Sampler::wanted`], not all there are: the same token, or `None` where they
+    /// do not decide which it is.
+    pub fn sample_top(&mut self, top: &TopLogits, history: &[u32]) -> Option<u32> {
+        let config = &self.config;
+        let all = top.logits.iter().map(|(id, logit)| Candidate { id: *id, logit: *logit });
+        let mut candidates: Vec<Candidate> = all.filter(|c| c.logit.is_finite()).collect();
+        candidates.sort_unstable_by_key(|c| c.id);
+        penalize(&mut candidates, recent(history, config), config);
+        bias(&mut candidates, &config.logit_bias);
+        if config.temperature == 0.0 {
+            return best(&candidates);
+        }
+        let max = scale(&mut candidates, config.temperature);
+        if config.top_k > 0 {
+            top_k(&mut candidates, config.top_k);
+            top_p(&mut candidates, config.top_p);
+        } else if config.top_p < 1.0 {
+            let scaled = |logit: f32| (logit - max) / config.temperature;
+            let rest = top.rest.map(|rest| rest * f64::from(scaled(top.largest)).exp());
+            top_p_of_some(&mut candidates, config.top_p, scaled(top.from), rest)?;
+        }
+        min_p(&mut candidates, config.min_p);
+        typical_p(&mut candidates, config.typical_p);
+        candidates.sort_unstable_by(order);
+        draw(&candidates, &mut self.rng)
+    }
+
     /// The next token after `history`, or `None` when no logit is a finite number.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Option<u32> {
         let config = &self.config;
@@ -48,14 +120,12 @@ impl Sampler {
             return argmax(logits);
         }
         let mut candidates = candidates(logits);
-        penalize(&mut candidates, &history[history.len().saturating_sub(config.penalty_window)..], config);
+        penalize(&mut candidates, recent(history, config), config);
         bias(&mut candidates, &config.logit_bias);
         if config.temperature == 0.0 {
             return best(&candidates);
         }
-        // Distances from the largest logit: no temperature, however small, makes them infinite upwards.
-        let max = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
-        candidates.iter_mut().for_each(|c| c.logit = (c.logit - max) / config.temperature);
+        scale(&mut candidates, config.temperature);
         top_k(&mut candidates, config.top_k);
         top_p(&mut candidates, config.top_p);
         min_p(&mut candidates, config.min_p);
@@ -72,6 +142,18 @@ impl Sampler {
 fn candidates(logits: &[f32]) -> Vec<Candidate> {
     let all = logits.iter().enumerate().map(|(id, logit)| Candidate { id: id as u32, logit: *logit });
     all.filter(|c| c.logit.is_finite()).collect()
+}
+
+/// The tokens that the penalties look at.
+fn recent<'a>(history: &'a [u32], config: &GenerationConfig) -> &'a [u32] {
+    &history[history.len().saturating_sub(config.penalty_window)..]
+}
+
+/// Distances from the largest logit, which it gives, over the temperature: none, however small, makes them infinite upwards.
+fn scale(candidates: &mut [Candidate], temperature: f32) -> f32 {
+    let max = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+    candidates.iter_mut().for_each(|c| c.logit = (c.logit - max) / temperature);
+    max
 }
 
 fn penalize(candidates: &mut [Candidate], recent: &[u32], config: &GenerationConfig) {
@@ -166,6 +248,33 @@ fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
         }
         sorted *= 8;
     }
+}
+
+/// [`top_p`] of all tokens when only these are known, the others having a logit of less than `from` and together
+/// `rest` of probability, at least and at most, in units of the largest token's. `None` where that does not say which are
+/// kept.
+fn top_p_of_some(candidates: &mut Vec<Candidate>, p: f32, from: f32, rest: [f64; 2]) -> Option<()> {
+    candidates.sort_unstable_by(order);
+    let weight = |c: &Candidate| f64::from(c.logit).exp();
+    let known: f64 = candidates.iter().map(weight).sum();
+    let [least, most] = rest.map(|rest| f64::from(p) * (known + rest));
+    let mut sum = 0.0;
+    for (i, c) in candidates.iter().enumerate() {
+        // One that is not known may come before it.
+        if c.logit < from {
+            return None;
+        }
+        sum += weight(c);
+        if sum > most * (1.0 + OF_SUM) {
+            candidates.truncate(i + 1);
+            return Some(());
+        }
+        // It reaches `p`, or it does not: that depends on the others.
+        if sum > least * (1.0 - OF_SUM) {
+            return None;
+        }
+    }
+    None
 }
 
 fn min_p(candidates: &mut Vec<Candidate>, p: f32) {

@@ -2,13 +2,13 @@
 
 use bitnet_model::{CacheFormat, Isa, log_sum_exp};
 
-use crate::{EngineError, LanguageModel, SessionOptions};
+use crate::{EngineError, HeadReading, LanguageModel, SessionOptions};
 
 /// Positions whose logits are in memory at once.
 const LOGITS_CHUNK: usize = 64;
 
 /// A text is scored with nothing lost in the cache.
-const EXACT: SessionOptions = SessionOptions { context: None, cache: CacheFormat::F32 };
+const EXACT: SessionOptions = SessionOptions { context: None, cache: CacheFormat::F32, head: HeadReading::Full };
 
 /// How a long text is cut into windows that the model sees one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

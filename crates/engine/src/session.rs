@@ -1,6 +1,9 @@
 //! One text and its cache.
 
-use bitnet_model::{CacheFormat, KvCache};
+use std::fmt;
+use std::str::FromStr;
+
+use bitnet_model::{CacheFormat, KvCache, TopLogits, Wanted};
 use burn::tensor::Tensor;
 
 use crate::{EngineError, Generation, GenerationConfig, LanguageModel};
@@ -19,7 +22,49 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// How its cache stores keys and values.
     pub cache: CacheFormat,
+    /// How much of the head it reads for a token.
+    pub head: HeadReading,
 }
+
+/// How much of the head is read to choose a token. The tokens are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadReading {
+    /// [`HeadReading::Exact`] where the head is large, and its compressed copy is there or more than one token is written.
+    #[default]
+    Auto,
+    /// A compressed copy, and those rows that can be among the largest; all of it where that does not settle the choice.
+    Exact,
+    /// All of it.
+    Full,
+}
+
+impl HeadReading {
+    const ALL: [Self; 3] = [Self::Auto, Self::Exact, Self::Full];
+}
+
+impl fmt::Display for HeadReading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HeadReading::Auto => "auto",
+            HeadReading::Exact => "exact",
+            HeadReading::Full => "full",
+        })
+    }
+}
+
+impl FromStr for HeadReading {
+    type Err = UnknownHeadReading;
+
+    fn from_str(name: &str) -> Result<Self, UnknownHeadReading> {
+        let found = Self::ALL.into_iter().find(|reading| reading.to_string() == name);
+        found.ok_or_else(|| UnknownHeadReading(name.to_string()))
+    }
+}
+
+/// A head is not read in this way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of auto, exact and full")]
+pub struct UnknownHeadReading(String);
 
 impl From<Option<usize>> for SessionOptions {
     fn from(context: Option<usize>) -> Self {
@@ -34,13 +79,15 @@ impl From<Option<usize>> for SessionOptions {
 pub struct Session<'m> {
     model: &'m LanguageModel,
     cache: KvCache,
+    head: HeadReading,
     tokens: Vec<u32>,
 }
 
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m LanguageModel, options: SessionOptions) -> Self {
         let limit = options.context.unwrap_or(usize::MAX);
-        Self { model, cache: model.transformer().cache(limit, options.cache), tokens: Vec::new() }
+        let cache = model.transformer().cache(limit, options.cache);
+        Self { model, cache, head: options.head, tokens: Vec::new() }
     }
 
     /// The model it runs on.
@@ -94,10 +141,10 @@ impl<'m> Session<'m> {
         Generation::new(self, prompt, config)
     }
 
-    /// Makes `text` the session's text; gives how many tokens had to be computed, and the logits after the last one.
-    pub(crate) fn advance_to(&mut self, text: &[u32]) -> Result<(usize, Vec<f32>), EngineError> {
+    /// Makes `text` the session's text; gives how many tokens had to be computed, and the hidden state of the last one.
+    pub(crate) fn advance_to(&mut self, text: &[u32]) -> Result<(usize, Tensor<2>), EngineError> {
         let seen = self.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
-        // The last token is run again even if it was seen: its logits were not kept.
+        // The last token is run again even if it was seen: its hidden state was not kept.
         self.truncate(seen.min(text.len().saturating_sub(1)));
         let computed = text.len() - self.tokens.len();
         let mut last = None;
@@ -106,7 +153,22 @@ impl<'m> Session<'m> {
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
         let rows = hidden.dims()[0];
-        Ok((computed, self.logits(hidden.slice_dim(0, rows - 1..rows))?))
+        Ok((computed, hidden.slice_dim(0, rows - 1..rows)))
+    }
+
+    /// Whether the session reads a part of the head where that is enough. A `first` token does not wait for the head's copy.
+    pub(crate) fn searches_head(&self, first: bool) -> bool {
+        let head = self.model.transformer().head();
+        match self.head {
+            HeadReading::Auto => head.is_worth_searching() && (!first || head.is_ready_to_search()),
+            HeadReading::Exact => true,
+            HeadReading::Full => false,
+        }
+    }
+
+    /// The logits that are wanted of one hidden state, where they can be told apart from the others.
+    pub(crate) fn top_logits(&self, hidden: &Tensor<2>, wanted: &Wanted) -> Option<TopLogits> {
+        self.model.transformer().top_logits(hidden.clone(), wanted)
     }
 
     /// Runs more tokens and gives their hidden states, `[tokens, hidden]`.

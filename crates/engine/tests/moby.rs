@@ -158,8 +158,8 @@ fn a_session_that_goes_back_gives_what_a_new_one_gives() {
     let prompt = language_model.tokenizer().encode("The whale", true).unwrap();
     let other = language_model.tokenizer().encode("The whale and the ship", true).unwrap();
     let run = |session: &mut bitnet_engine::Session<'_>, prompt: &[u32]| -> Vec<u32> {
-        let mut generation = session.generate(prompt, &greedy(20)).unwrap();
-        generation.by_ref().for_each(|step| assert!(step.unwrap().logprob <= 0.0));
+        let mut generation = session.generate(prompt, &GenerationConfig { logprobs: true, ..greedy(20) }).unwrap();
+        generation.by_ref().for_each(|step| assert!(step.unwrap().logprob.unwrap() <= 0.0));
         generation.ids().to_vec()
     };
     let fresh = run(&mut language_model.session(None), &prompt);

@@ -1,6 +1,7 @@
 //! Embedding and head: matrices that are not ternary.
 
 use bitnet_format::{BlockFormat, Checkpoint, StorageType};
+use bitnet_kernels::cpu::top::{TopLogits, Wanted};
 use bitnet_kernels::{CodeRows, RowFormat, RowStorage, ops, row_storage};
 use bitnet_ternary::Packing;
 use bitnet_ternary::packing::q2_0;
@@ -9,6 +10,7 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Int, Te
 use rayon::prelude::*;
 
 use crate::ModelError;
+use crate::head::Searchable;
 
 /// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
@@ -35,6 +37,9 @@ struct StoredRows {
     shards: Vec<Param<Tensor<2, Int>>>,
     #[module(skip)]
     format: RowFormat,
+    /// Where the rows are in memory as the file has them.
+    #[module(skip)]
+    search: Option<Searchable>,
 }
 
 #[derive(Module, Debug)]
@@ -72,8 +77,10 @@ impl DenseMatrix {
         let stored = match row_storage(device) {
             RowStorage::Bytes => {
                 let shape = [rows, bytes.len() / rows.max(1)];
+                let search = Searchable::new(bytes.clone(), rows, cols, format);
                 let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
-                StoredRows::new(vec![TensorData::from_bytes(bytes, shape, DType::U8)], DType::U8, format, device)
+                let data = vec![TensorData::from_bytes(bytes, shape, DType::U8)];
+                StoredRows { search: Some(search), ..StoredRows::new(data, DType::U8, format, device) }
             }
             RowStorage::Words { lanes, max_bytes } => {
                 let words = RowWords::new(info.dtype, format, cols, lanes);
@@ -107,6 +114,44 @@ impl DenseMatrix {
         match &self.values {
             Values::Stored(rows) => rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols)),
             Values::Trained(rows) => ops::dense_linear(x, rows.rounded()),
+        }
+    }
+
+    /// The values of [`DenseMatrix::forward`] that are wanted, for one token `x` (`[1, cols]`), to the bit; `None` where all of
+    /// them have to be read for that, or the device has no kernel for it.
+    ///
+    /// The first call makes a compressed copy of the rows, and takes its time.
+    pub fn top(&self, x: Tensor<2>, wanted: &Wanted) -> Option<TopLogits> {
+        let search = self.search()?;
+        let x: Vec<f32> = x.into_data().try_into_vec().ok()?;
+        search.top(&x, wanted)
+    }
+
+    /// Whether [`DenseMatrix::top`] reads less than [`DenseMatrix::forward`], by so much that it is worth a copy of the rows.
+    pub fn is_worth_searching(&self) -> bool {
+        self.search().is_some_and(Searchable::is_worth_it)
+    }
+
+    /// Whether [`DenseMatrix::top`] has its copy of the rows.
+    pub fn is_ready_to_search(&self) -> bool {
+        self.search().is_some_and(Searchable::has_sketch)
+    }
+
+    /// Bytes of the rows as they are in memory.
+    pub fn bytes(&self) -> usize {
+        match &self.values {
+            Values::Stored(rows) => {
+                let width = |shard: &Param<Tensor<2, Int>>| if shard.val().dtype() == DType::U8 { 1 } else { 4 };
+                rows.shards.iter().map(|shard| width(shard) * shard.dims().iter().product::<usize>()).sum()
+            }
+            Values::Trained(rows) => 4 * rows.weight.dims().iter().product::<usize>(),
+        }
+    }
+
+    fn search(&self) -> Option<&Searchable> {
+        match &self.values {
+            Values::Stored(rows) => rows.search.as_ref(),
+            Values::Trained(_) => None,
         }
     }
 
@@ -157,7 +202,7 @@ impl DenseMatrix {
 impl StoredRows {
     fn new(shards: Vec<TensorData>, dtype: DType, format: RowFormat, device: &Device) -> Self {
         let tensor = |data| Param::initialized(ParamId::new(), ops::gapless(data, device, dtype));
-        Self { shards: shards.into_iter().map(tensor).collect(), format }
+        Self { shards: shards.into_iter().map(tensor).collect(), format, search: None }
     }
 
     /// What `f` makes of each shard, side by side along `dim`.

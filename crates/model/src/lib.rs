@@ -20,6 +20,7 @@ mod block;
 mod cache;
 mod dense;
 mod error;
+mod head;
 mod initialize;
 mod load;
 mod mlp;
@@ -35,6 +36,7 @@ pub use attention::Attention;
 pub use bit_linear::{BitLinear, BitLinearConfig, LatentWeight, Lora, UnknownWeightBits, WeightBits};
 #[cfg(not(target_family = "wasm"))]
 pub use bitnet_kernels::cpu::probe;
+pub use bitnet_kernels::cpu::top::{Share, TopLogits, Wanted};
 pub use bitnet_kernels::cpu::{best_logits::argmax, exp::log_sum_exp, pool};
 pub use bitnet_kernels::{
     CacheFormat, DeviceError, DeviceInfo, DeviceKind, Gate, Isa, IsaError, Precision, RowStorage, UnknownCacheFormat,

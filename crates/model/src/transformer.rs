@@ -1,6 +1,7 @@
 //! The decoder of every ternary family.
 
 use bitnet_format::ModelConfig;
+use bitnet_kernels::cpu::top::{TopLogits, Wanted};
 use bitnet_kernels::{CacheFormat, Precision, RowStorage};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -232,7 +233,17 @@ impl Transformer {
 
     /// Logits of hidden states: `[tokens, hidden] → [tokens, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.head.as_ref().unwrap_or(&self.embedding).forward(self.normed(hidden))
+        self.head().forward(self.normed(hidden))
+    }
+
+    /// The logits that are wanted of one hidden state, `[1, hidden]`; see [`DenseMatrix::top`].
+    pub fn top_logits(&self, hidden: Tensor<2>, wanted: &Wanted) -> Option<TopLogits> {
+        self.head().top(self.normed(hidden), wanted)
+    }
+
+    /// What makes logits of hidden states: a matrix of its own, or the embedding.
+    pub fn head(&self) -> &DenseMatrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Logits of whole sequences without a cache: `tokens` `[batch, tokens]` `→ [batch, tokens, vocab_size]`.

@@ -75,21 +75,29 @@ pub enum DenseView<'a> {
 }
 
 impl DenseView<'_> {
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         match self {
             DenseView::Floats { values, cols } => values.len() / (*cols).max(1),
             DenseView::Stored { bytes, row_bytes, .. } => bytes.len() / (*row_bytes).max(1),
         }
     }
 
-    fn cols(&self) -> usize {
+    pub(super) fn cols(&self) -> usize {
         match self {
             DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } => *cols,
         }
     }
 
+    /// Bytes that a row takes.
+    pub(super) fn row_bytes(&self) -> usize {
+        match self {
+            DenseView::Floats { cols, .. } => 4 * cols,
+            DenseView::Stored { row_bytes, .. } => *row_bytes,
+        }
+    }
+
     /// The values of row `n`, read into `buffer` if they are not in memory as they are.
-    fn row<'b>(&'b self, n: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+    pub(super) fn row<'b>(&'b self, n: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
         match self {
             DenseView::Floats { values, cols } => &values[n * cols..][..*cols],
             DenseView::Stored { bytes, cols, row_bytes, format } => {
@@ -97,6 +105,33 @@ impl DenseView<'_> {
                 format.decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
                 buffer
             }
+        }
+    }
+
+    /// The activations of each token in integers, where the format's product wants them so.
+    pub(super) fn split(&self, x: &[f32]) -> Vec<SplitActivations> {
+        match self {
+            DenseView::Stored { cols, format: RowFormat::Q6K(_), .. } => {
+                x.chunks_exact(*cols).map(SplitActivations::new).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Row `n` times one token, of which `split` is what [`DenseView::split`] makes: the product that [`linear`] gives.
+    pub(super) fn product(
+        &self,
+        isa: Isa,
+        n: usize,
+        x: &[f32],
+        split: Option<&SplitActivations>,
+        buffer: &mut Vec<f32>,
+    ) -> f32 {
+        match (self, split) {
+            (DenseView::Stored { bytes, row_bytes, .. }, Some(split)) => {
+                q6_k::dot(isa, &bytes[n * row_bytes..][..*row_bytes], split)
+            }
+            _ => self.dot(isa, n, x, buffer),
         }
     }
 
@@ -126,12 +161,7 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     if cols == 0 || tokens == 0 {
         return out.fill(0.0);
     }
-    let split: Vec<SplitActivations> = match w {
-        DenseView::Stored { format: RowFormat::Q6K(_), .. } => {
-            x.chunks_exact(cols).map(SplitActivations::new).collect()
-        }
-        _ => Vec::new(),
-    };
+    let split = w.split(x);
     let rows_at_once = parallel::rows_per_task(rows, 8);
     let out = parallel::Parts::new(out);
     if tokens >= MANY && split.is_empty() {

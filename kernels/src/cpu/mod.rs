@@ -68,6 +68,7 @@ pub mod round;
 mod scratch;
 pub mod ternary;
 pub mod tiles;
+pub mod top;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -57,6 +57,13 @@ impl SplitActivations {
     pub(crate) fn new(x: &[f32]) -> Self {
         Self { blocks: x.as_chunks::<BLOCK>().0.iter().map(Split::new).collect() }
     }
+
+    /// What activation `i` is taken for.
+    pub(crate) fn value(&self, i: usize) -> f64 {
+        let block = &self.blocks[i / BLOCK];
+        let integer = 64 * i32::from(block.high[i % BLOCK]) + i32::from(block.low[i % BLOCK]);
+        f64::from(block.scale) * f64::from(integer)
+    }
 }
 
 impl Split {

@@ -82,7 +82,7 @@ fn greedy_by_the_engine(path: &Path, prompt: &[u32], count: usize) -> Vec<u32> {
     let checkpoint = bitnet_format::open(path).unwrap();
     let model = LanguageModel::load(&checkpoint, &device(), None).unwrap();
     assert_eq!(model.warnings(), [""; 0]);
-    let mut session = model.session(SessionOptions { context: None, cache: CacheFormat::F32 });
+    let mut session = model.session(SessionOptions { cache: CacheFormat::F32, ..Default::default() });
     let config =
         GenerationConfig { max_new_tokens: count, ignore_eos: true, temperature: 0.0, ..GenerationConfig::default() };
     session.generate(prompt, &config).unwrap().map(|step| step.unwrap().id).collect()

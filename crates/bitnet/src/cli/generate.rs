@@ -73,6 +73,10 @@ impl Generate {
         if self.model.wants_figures() {
             note(figures(&output, &model));
         }
+        if self.model.verbose {
+            let full = model.language_model().transformer().head().bytes() as u64;
+            note(format_args!("head {}: {}", options.head, output.timing.head.describe(full)));
+        }
         Ok(())
     }
 
@@ -113,6 +117,7 @@ fn json(output: &Output, model: &BitNetModel) -> serde_json::Value {
         "load_seconds": model.load_time().as_secs_f64(),
         "prefill_tokens_per_second": output.timing.prefill_tokens_per_second(),
         "decode_tokens_per_second": output.timing.decode_tokens_per_second(),
+        "head": { "searched": output.timing.head.searched, "full": output.timing.head.full },
     })
 }
 

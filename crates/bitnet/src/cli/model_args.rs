@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
 use bitnet::model::{CacheFormat, WeightBits, pool};
-use bitnet::{BitNetModel, EMBEDDED, LayoutCheck, LoadOptions, SessionOptions};
+use bitnet::{BitNetModel, EMBEDDED, HeadReading, LayoutCheck, LoadOptions, SessionOptions};
 use clap::{Args, ValueEnum};
 
 use super::downloads::fetch_with_bar;
@@ -36,6 +36,11 @@ pub struct ModelArgs {
     /// Bits that a weight takes in memory: 2bit, or 1.6bit where reading them takes longer than computing
     #[arg(long, value_name = "BITS", default_value_t = WeightBits::default())]
     pub weights: WeightBits,
+
+    /// How much of the head to read for a token, for the same tokens: full, exact (a compressed copy, and of the head itself the
+    /// rows that can still be chosen), or auto, which is exact for large heads
+    #[arg(long, value_name = "HOW", default_value_t = HeadReading::default())]
+    head: HeadReading,
 
     /// A tokenizer.json to use in place of the model's own tokenizer
     #[arg(long, value_name = "FILE")]
@@ -165,7 +170,7 @@ impl ModelArgs {
         let most = model.language_model().transformer().config().context_length;
         match wanted.filter(|tokens| *tokens == 0 || *tokens > most) {
             Some(tokens) => Err(CliError::Usage(format!("--context {tokens}: this model can have 1 to {most} tokens"))),
-            None => Ok(SessionOptions { context: wanted, cache: self.cache }),
+            None => Ok(SessionOptions { context: wanted, cache: self.cache, head: self.head }),
         }
     }
 

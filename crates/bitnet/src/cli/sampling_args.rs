@@ -82,6 +82,7 @@ impl SamplingArgs {
             min_p: self.min_p,
             typical_p: self.typical_p,
             seed: self.seed,
+            logprobs: false,
         }
     }
 }

@@ -69,6 +69,7 @@ pub fn table(names: &[String], reports: &[Report]) -> String {
         fact("threads", &|report| report.threads.to_string()),
         fact("weights", &|report| report.weights.clone()),
         fact("cache", &|report| report.cache.clone()),
+        fact("head", &|report| report.head.clone()),
         fact("bandwidth", &|report| format!("{}/s", DecimalBytes(report.bandwidth_bytes_per_second as u64))),
         fact("int8 peak", &|report| format!("{:.1} G/s", report.int8_peak_macs_per_second / 1e9)),
     ];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bitnet::model::Isa;
 use bitnet::model::probe::{ReadProbe, int8_peak};
-use bitnet::{Error, GenerationConfig, LanguageModel, Session, SessionOptions};
+use bitnet::{Error, GenerationConfig, HeadUse, LanguageModel, Session, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CliError;
@@ -35,6 +35,8 @@ pub struct Series {
     pub speeds: Vec<f64>,
     /// What the machine could do just before: bytes or products a second.
     pub limits: Vec<f64>,
+    /// How the head was read in them.
+    pub head: HeadUse,
 }
 
 impl Series {
@@ -69,12 +71,13 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
     let before = peak_bytes();
     let reading = ReadProbe::new(READ_BYTES)?;
     let text = random_tokens(model.transformer().config().vocab_size);
-    let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<f64, Error>| {
+    let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<(f64, HeadUse), Error>| {
         let mut series = Series::default();
         for repetition in 0..repetitions {
             let limit = (repetition >= plan.warmup).then(limit);
-            let speed = run()?;
+            let (speed, head) = run()?;
             if let Some(limit) = limit {
+                series.head = series.head.plus(head);
                 series.speeds.push(speed);
                 series.limits.push(limit);
             }
@@ -90,7 +93,8 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         let mut session = session(*size);
         let series = repeat(&|| int8_peak(isa), &mut || {
             session.truncate(0);
-            Ok(per_second(*size, generate(&mut session, &prompt, 1)?))
+            let (time, head) = generate(&mut session, &prompt, 1)?;
+            Ok((per_second(*size, time), head))
         })?;
         prefill.push((*size, series));
     }
@@ -106,7 +110,8 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         }
         let series = repeat(&|| reading.bandwidth(isa), &mut || {
             session.truncate(*depth);
-            Ok(per_second(plan.decode, generate(&mut session, &prompt, plan.decode)?))
+            let (time, head) = generate(&mut session, &prompt, plan.decode)?;
+            Ok((per_second(plan.decode, time), head))
         })?;
         decode.push((*depth, series));
     }
@@ -117,14 +122,15 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
     Ok(Measured { prefill, decode, peak_bytes: before.max(after) })
 }
 
-/// How long it takes to bring `prompt` into the session and write `tokens` more, as a user's program does it.
-fn generate(session: &mut Session<'_>, prompt: &[u32], tokens: usize) -> Result<Duration, Error> {
+/// How long it takes to bring `prompt` into the session and write `tokens` more, as a user's program does it, and how the
+/// head was read for that.
+fn generate(session: &mut Session<'_>, prompt: &[u32], tokens: usize) -> Result<(Duration, HeadUse), Error> {
     let greedy =
         GenerationConfig { max_new_tokens: tokens, temperature: 0.0, ignore_eos: true, ..GenerationConfig::default() };
     let mut generation = session.generate(prompt, &greedy)?;
     let begin = Instant::now();
     generation.try_for_each(|step| step.map(|_| ()))?;
-    Ok(begin.elapsed())
+    Ok((begin.elapsed(), generation.timing().head))
 }
 
 fn per_second(tokens: usize, time: Duration) -> f64 {
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_share_is_formed_within_a_repetition() {
-        let series = Series { speeds: vec![10.0, 20.0, 10.0], limits: vec![100.0, 200.0, 50.0] };
+        let series = Series { speeds: vec![10.0, 20.0, 10.0], limits: vec![100.0, 200.0, 50.0], ..Default::default() };
         assert_eq!(series.share(5.0), 0.5);
     }
 }

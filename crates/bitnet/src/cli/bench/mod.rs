@@ -117,13 +117,16 @@ impl Bench {
         };
         let decode = |(depth, series): &(usize, Series)| {
             // On average half of the tokens that are written are in the cache too.
-            let bytes_per_token = work.bytes_per_token(depth + plan.decode / 2);
+            let head_bytes_per_token = series.head.bytes_per_token(work.head_bytes());
+            let bytes_per_token = work.bytes_per_token(depth + plan.decode / 2, head_bytes_per_token);
             Decode {
                 depth: *depth,
                 tokens: plan.decode,
                 speed: Speed::of(&series.speeds),
                 bandwidth_share: series.share(bytes_per_token as f64),
                 bytes_per_token,
+                head_bytes_per_token,
+                head_read_whole: series.head.full as f64 / (series.head.searched + series.head.full).max(1) as f64,
             }
         };
         let limit = |series: &[(usize, Series)]| {
@@ -140,6 +143,7 @@ impl Bench {
             threads: pool::threads(),
             weights: weights(order).to_string(),
             cache: options.cache.to_string(),
+            head: options.head.to_string(),
             repetitions: plan.reps,
             load_seconds: loaded.load_time().as_secs_f64(),
             peak_bytes: measured.peak_bytes,

@@ -29,6 +29,9 @@ pub struct Report {
     pub weights: String,
     /// How keys and values are stored, as `--cache` names it.
     pub cache: String,
+    /// How the head is read, as `--head` names it.
+    #[serde(default)]
+    pub head: String,
     pub repetitions: usize,
     pub load_seconds: f64,
     /// The most memory that the process took; `None` where the system does not tell.
@@ -61,6 +64,12 @@ pub struct Decode {
     /// Bytes that must be read, as a share of what the machine read just before.
     pub bandwidth_share: f64,
     pub bytes_per_token: u64,
+    /// Those of them that are of the head, on average.
+    #[serde(default)]
+    pub head_bytes_per_token: u64,
+    /// Share of the tokens for which the whole head was read.
+    #[serde(default)]
+    pub head_read_whole: f64,
 }
 
 /// Tokens a second over the repetitions.
@@ -131,7 +140,8 @@ impl Report {
         let mut text = String::new();
         let mut line = |line: String| writeln!(text, "{}", spelled_out(&line)).expect("a string takes all");
         line(format!("bitnet {}, commit {}: {} on {}", self.version, self.commit(), self.title(), self.device));
-        line(format!("model {}, weights in {}, cache in {}", self.short_hash(), self.weights, self.cache));
+        let model = self.short_hash();
+        line(format!("model {model}, weights in {}, cache in {}, head {}", self.weights, self.cache, self.head));
         line(format!(
             "machine: reads {}/s, makes {:.1} G int8 products/s",
             DecimalBytes(self.bandwidth_bytes_per_second as u64),
@@ -151,11 +161,13 @@ impl Report {
         }
         for run in &self.decode {
             line(format!(
-                "{:24}{}  {:4.1} % of the bandwidth, {} a token",
+                "{:24}{}  {:4.1} % of the bandwidth, {} a token, {} of them the head, whole for {:.0} %",
                 format!("decode {} after {}", run.tokens, run.depth),
                 run.speed.to_text(),
                 100.0 * run.bandwidth_share,
                 DecimalBytes(run.bytes_per_token),
+                DecimalBytes(run.head_bytes_per_token),
+                100.0 * run.head_read_whole,
             ));
         }
         text

@@ -9,13 +9,15 @@ const BLOCK: usize = 16;
 /// The cost of a token, whatever runs it.
 pub struct Work {
     weight_bytes: u64,
+    /// Bytes of the whole head.
+    head_bytes: u64,
     /// Bytes of the keys and values of one position.
     kv_bytes: u64,
     products: u64,
 }
 
 impl Work {
-    /// Of a model that is run with its linears in this order, its head as it is stored and this cache.
+    /// Of a model that is run with its linears in this order and this cache.
     pub fn of(checkpoint: &Checkpoint, order: WeightOrder, cache: CacheFormat) -> Self {
         let config = checkpoint.config();
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
@@ -29,16 +31,22 @@ impl Work {
         let head = own_head.or_else(|| checkpoint.info("model.embed_tokens.weight")).map_or(0, |tensor| tensor.bytes);
         let head_bytes = (4 * cache.block_words(config.head_dim)).div_ceil(BLOCK) as u64;
         Self {
-            weight_bytes: layers * packed + head,
+            weight_bytes: layers * packed,
+            head_bytes: head,
             kv_bytes: layers * 2 * config.num_kv_heads as u64 * head_bytes,
             products: layers * products,
         }
     }
 
-    /// Bytes that must be read for one token after `depth` others: the linears, the head, and the keys and values. Norms
-    /// and the token's row of the embedding are a thousandth of that.
-    pub fn bytes_per_token(&self, depth: usize) -> u64 {
-        self.weight_bytes + depth as u64 * self.kv_bytes
+    /// Bytes that must be read for one token after `depth` others: the linears, `head` bytes of the head, and the keys and
+    /// values. Norms and the token's row of the embedding are a thousandth of that.
+    pub fn bytes_per_token(&self, depth: usize, head: u64) -> u64 {
+        self.weight_bytes + head + depth as u64 * self.kv_bytes
+    }
+
+    /// Bytes of the whole head.
+    pub fn head_bytes(&self) -> u64 {
+        self.head_bytes
     }
 
     /// Int8 products for one token of a prompt: those of the ternary linears.
@@ -59,11 +67,16 @@ mod tests {
         {
             let work = Work::of(&model, WeightOrder::Tiles, cache);
             assert_eq!(work.products_per_token(), 3_145_728);
-            assert_eq!(work.bytes_per_token(0), 3_145_728 / 4 + head);
-            let dense = Work::of(&model, WeightOrder::DenseTiles, cache).bytes_per_token(0) - head;
+            assert_eq!(work.head_bytes(), head);
+            assert_eq!(work.bytes_per_token(0, head), 3_145_728 / 4 + head);
+            let dense = Work::of(&model, WeightOrder::DenseTiles, cache).bytes_per_token(0, 0);
             assert!((3_145_728 / 5..3_145_728 / 4).contains(&dense), "{dense}");
             // Keys and values of 4 layers of 2 heads.
-            assert_eq!(work.bytes_per_token(10) - work.bytes_per_token(0), 10 * 4 * 2 * 2 * head_bytes, "{cache}");
+            assert_eq!(
+                work.bytes_per_token(10, 0) - work.bytes_per_token(0, 0),
+                10 * 4 * 2 * 2 * head_bytes,
+                "{cache}"
+            );
         }
     }
 }

@@ -1,0 +1,54 @@
+//! Reading a few logits of a head.
+
+use std::sync::{Arc, OnceLock};
+
+use bitnet_kernels::Isa;
+use bitnet_kernels::cpu::dense::{DenseView, RowFormat};
+use bitnet_kernels::cpu::top::{Head, Sketch, TopLogits, Wanted, top};
+use bytes::Bytes;
+
+/// The rows of a head in memory, with the compressed copy that its largest logits are found by, see
+/// [`bitnet_kernels::cpu::top`].
+#[derive(Clone)]
+pub(crate) struct Searchable {
+    bytes: Bytes,
+    rows: usize,
+    cols: usize,
+    format: RowFormat,
+    /// Made when it is needed first; `None` where it cannot be made.
+    sketch: Arc<OnceLock<Option<Sketch>>>,
+}
+
+impl std::fmt::Debug for Searchable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Searchable").field("rows", &self.rows).field("cols", &self.cols).finish_non_exhaustive()
+    }
+}
+
+impl Searchable {
+    pub(crate) fn new(bytes: Bytes, rows: usize, cols: usize, format: RowFormat) -> Self {
+        Self { bytes, rows, cols, format, sketch: Arc::default() }
+    }
+
+    /// Whether a copy would be less to read than the rows.
+    pub(crate) fn is_worth_it(&self) -> bool {
+        // Of the copy all but a bit of each weight is read, and some rows in full.
+        Sketch::size(self.rows, self.cols) < self.bytes.len() && self.bytes.len() >= WORTH_IT
+    }
+
+    pub(crate) fn has_sketch(&self) -> bool {
+        self.sketch.get().is_some()
+    }
+
+    /// The logits that are wanted of one token, or `None` where all have to be read.
+    pub(crate) fn top(&self, x: &[f32], wanted: &Wanted) -> Option<TopLogits> {
+        let row_bytes = self.bytes.len() / self.rows.max(1);
+        let rows = DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes, format: self.format };
+        let isa = Isa::active();
+        let sketch = self.sketch.get_or_init(|| Sketch::new(isa, &rows)).as_ref()?;
+        top(isa, Head { rows, sketch }, x, wanted)
+    }
+}
+
+/// A head that is smaller is in a processor's caches, or nearly, and is read as fast as searched.
+const WORTH_IT: usize = 32 << 20;
