@@ -56,7 +56,7 @@ pub fn check_layouts(spec: &str, options: &LoadOptions) -> Result<LayoutCheck, E
     let (mut tried, mut guessing) = (Vec::new(), 0.0);
     for layout in I2sLayout::ALL {
         let open = OpenOptions { i2s_layout: layout, ..options.open.clone() };
-        let (layout, loss) = match Run::of(spec, &LoadOptions { open, ..options.clone() }) {
+        let (layout, loss) = match Run::of(spec, &LoadOptions { open, cache: None, ..options.clone() }) {
             Ok(run) => {
                 guessing = run.guessing;
                 (run.has_layout.then_some(layout), Ok(run.loss))

@@ -17,6 +17,7 @@
 //! [`engine`] for sessions and sampling, [`format`](mod@format) for files, [`text`] for tokenizers, and, with the feature
 //! `train`, [`training`].
 
+mod cache;
 mod convert;
 mod embedded;
 mod fetch;
@@ -33,6 +34,7 @@ pub use bitnet_model as model;
 pub use bitnet_text as text;
 #[cfg(feature = "train")]
 pub use bitnet_training as training;
+pub use cache::{cache_folder, cached_weights, clear_cache};
 pub use convert::{conversion, repairs};
 pub use embedded::{EMBEDDED, embedded, write_embedded};
 pub use fetch::{Observer, fetch};

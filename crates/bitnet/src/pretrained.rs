@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_engine::{Generation, OpenOptions};
 use bitnet_format::{Adapter, Checkpoint};
-use bitnet_model::{ModelError, WeightBits};
+use bitnet_model::{Kept, ModelError, WeightBits};
 
 use crate::{
     EMBEDDED, Embedding, EmbeddingOptions, Error, FinishReason, GenerationConfig, LanguageModel, Session,
@@ -27,13 +27,16 @@ pub struct LoadOptions {
     pub weights: WeightBits,
     /// Folder of a low-rank adapter to run beside the weights.
     pub adapter: Option<PathBuf>,
+    /// Where to keep weights as the kernels read them, so that a model opens faster the next time; `None` keeps nothing. See
+    /// [`crate::cache_folder`].
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let device = bitnet_model::DeviceKind::default_name().to_string();
         let (open, weights) = (OpenOptions::default(), WeightBits::default());
-        Self { device, tokenizer: None, open, offline: false, weights, adapter: None }
+        Self { device, tokenizer: None, open, offline: false, weights, adapter: None, cache: None }
     }
 }
 
@@ -94,7 +97,9 @@ impl BitNetModel {
         let device = bitnet_model::device(&options.device).map_err(ModelError::from)?;
         let checkpoint = open(spec, options)?;
         let tokenizer = options.tokenizer.as_deref();
-        let mut language_model = LanguageModel::load_with_bits(&checkpoint, options.weights, &device, tokenizer)?;
+        let kept = options.cache.clone().map(Kept::in_folder);
+        let bits = options.weights;
+        let mut language_model = LanguageModel::load_with_bits(&checkpoint, bits, kept.as_ref(), &device, tokenizer)?;
         if let Some(path) = &options.adapter {
             language_model = language_model.with_adapter(&Adapter::open(path)?)?;
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::{Adapter, Checkpoint, FormatError, GgufTokenizer, TextEmbedding, TokenizerSource};
-use bitnet_model::{Loaded, Transformer, WeightBits};
+use bitnet_model::{Kept, KeptWeights, Loaded, Transformer, WeightBits, load_kept};
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
 
@@ -16,6 +16,8 @@ pub struct LanguageModel {
     /// How it makes vectors of texts, or why that cannot be done.
     embedding: Result<Option<TextEmbedding>, String>,
     warnings: Vec<String>,
+    /// What became of the weights that were to be kept.
+    kept: Option<KeptWeights>,
 }
 
 impl LanguageModel {
@@ -25,27 +27,31 @@ impl LanguageModel {
     /// # Errors
     /// When a part of the checkpoint is missing or wrong, or the tokenizer has tokens that the model has no row for.
     pub fn load(checkpoint: &Checkpoint, device: &Device, tokenizer_json: Option<&Path>) -> Result<Self, EngineError> {
-        Self::load_with_bits(checkpoint, WeightBits::default(), device, tokenizer_json)
+        Self::load_with_bits(checkpoint, WeightBits::default(), None, device, tokenizer_json)
     }
 
-    /// [`LanguageModel::load`] with so many bits for each weight.
+    /// [`LanguageModel::load`] with so many bits for each weight, and weights `kept` from one start to the next.
     ///
     /// # Errors
     /// As [`LanguageModel::load`], and when the device or the model does not go with them.
     pub fn load_with_bits(
         checkpoint: &Checkpoint,
         bits: WeightBits,
+        kept: Option<&Kept>,
         device: &Device,
         tokenizer_json: Option<&Path>,
     ) -> Result<Self, EngineError> {
         // The tokenizer of a large vocabulary takes about as long as the weights: both at once.
         let (tokenizer, loaded) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer_of(checkpoint, tokenizer_json));
-            let loaded = bitnet_model::load_with_bits(checkpoint, bits, device);
+            let loaded = match kept {
+                Some(kept) => load_kept(checkpoint, bits, kept, device).map(|(loaded, state)| (loaded, Some(state))),
+                None => bitnet_model::load_with_bits(checkpoint, bits, device).map(|loaded| (loaded, None)),
+            };
             (tokenizer.join(), loaded)
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let Loaded { model, unused } = loaded?;
+        let (Loaded { model, unused }, kept) = loaded?;
         let vocab_size = checkpoint.config().vocab_size;
         let origin = || tokenizer_json.map_or_else(|| first_file(checkpoint), Path::to_path_buf);
         tokenizer.check_vocabulary(vocab_size).map_err(|source| EngineError::Tokenizer { origin: origin(), source })?;
@@ -54,7 +60,7 @@ impl LanguageModel {
             warnings.push(format!("tensors that no layer uses: {}", unused.join(", ")));
         }
         let embedding = checkpoint.embedding().map_err(|error| error.to_string());
-        Ok(Self { transformer: model, tokenizer, embedding, warnings })
+        Ok(Self { transformer: model, tokenizer, embedding, warnings, kept })
     }
 
     /// The model with a low-rank adapter beside its linears.
@@ -67,7 +73,7 @@ impl LanguageModel {
 
     /// A model that is in memory already, with its tokenizer.
     pub fn new(transformer: Transformer, tokenizer: Tokenizer) -> Self {
-        Self { transformer, tokenizer, embedding: Ok(None), warnings: Vec::new() }
+        Self { transformer, tokenizer, embedding: Ok(None), warnings: Vec::new(), kept: None }
     }
 
     /// The model.
@@ -84,6 +90,11 @@ impl LanguageModel {
     /// something that this project does not do. See [`LanguageModel::embedder`].
     pub fn embedding(&self) -> Result<Option<&TextEmbedding>, &str> {
         self.embedding.as_ref().map(Option::as_ref).map_err(String::as_str)
+    }
+
+    /// What became of the weights that were to be kept from one start to the next.
+    pub fn kept_weights(&self) -> Option<&KeptWeights> {
+        self.kept.as_ref()
     }
 
     /// What the user should be told about the checkpoint, one line each.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use bitnet_model::{Isa, Share, TopLogits, Wanted, log_sum_exp};
+use bitnet_model::{Isa, Share, TopLogits, Wanted, argmax, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -185,20 +185,6 @@ fn bias(candidates: &mut Vec<Candidate>, bias: &[(u32, f32)]) {
 /// The most probable token; of equal ones, the one with the lowest id.
 fn best(candidates: &[Candidate]) -> Option<u32> {
     candidates.iter().copied().reduce(|best, c| if c.logit > best.logit { c } else { best }).map(|c| c.id)
-}
-
-/// [`best`] of all finite logits. In two passes that the compiler makes vectors of.
-fn argmax(logits: &[f32]) -> Option<u32> {
-    let usable = |x: f32| if x < f32::INFINITY { x } else { f32::NEG_INFINITY };
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = logits.as_chunks::<16>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(a, x)| *a = a.max(usable(*x)));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(a, x)| *a = a.max(usable(*x)));
-    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let at = logits.iter().position(|x| *x == max)?;
-    max.is_finite().then_some(at as u32)
 }
 
 /// Most probable first; equal logits by id, so that a seed means the same everywhere.

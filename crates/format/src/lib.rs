@@ -31,7 +31,9 @@ pub mod export;
 pub mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod identity;
 pub mod names;
+mod prepared;
 mod safetensors;
 mod storage;
 mod tensor_info;
@@ -46,6 +48,7 @@ pub use config::{Activation, ModelConfig, RopeScaling, ScaleDirection, SlidingWi
 pub use embedding::{Pooling, TextEmbedding, UnknownPooling};
 pub use error::FormatError;
 pub use gguf::I2sLayout;
+pub use prepared::{PreparedFile, PreparedWriter};
 pub use safetensors::{SafetensorsTensorWriter, SafetensorsWriter};
 pub use storage::StorageType;
 pub use tensor_info::TensorInfo;

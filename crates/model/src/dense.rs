@@ -148,7 +148,7 @@ impl DenseMatrix {
         }
     }
 
-    fn search(&self) -> Option<&Searchable> {
+    pub(crate) fn search(&self) -> Option<&Searchable> {
         match &self.values {
             Values::Stored(rows) => rows.search.as_ref(),
             Values::Trained(_) => None,

@@ -40,13 +40,25 @@ impl Searchable {
         self.sketch.get().is_some()
     }
 
+    /// The copy, made now if it is not there; `None` where it cannot be made.
+    pub(crate) fn sketch(&self) -> Option<&Sketch> {
+        self.sketch.get_or_init(|| Sketch::new(Isa::active(), &self.view())).as_ref()
+    }
+
+    /// Takes a copy that was made of these rows before; whether it can be one.
+    pub(crate) fn take_sketch(&self, bytes: Bytes) -> bool {
+        let sketch = Sketch::from_bytes(self.rows, self.cols, Arc::new(bytes));
+        sketch.is_some_and(|sketch| self.sketch.set(Some(sketch)).is_ok())
+    }
+
+    fn view(&self) -> DenseView<'_> {
+        let row_bytes = self.bytes.len() / self.rows.max(1);
+        DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes, format: self.format }
+    }
+
     /// The logits that are wanted of one token, or `None` where all have to be read.
     pub(crate) fn top(&self, x: &[f32], wanted: &Wanted) -> Option<TopLogits> {
-        let row_bytes = self.bytes.len() / self.rows.max(1);
-        let rows = DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes, format: self.format };
-        let isa = Isa::active();
-        let sketch = self.sketch.get_or_init(|| Sketch::new(isa, &rows)).as_ref()?;
-        top(isa, Head { rows, sketch }, x, wanted)
+        top(Isa::active(), Head { rows: self.view(), sketch: self.sketch()? }, x, wanted)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use bitnet_format::{Checkpoint, ModelConfig, StorageType};
+use bitnet_format::{Checkpoint, FormatError, ModelConfig, PreparedFile, StorageType};
 use bitnet_kernels::ops::Activations;
 use bitnet_kernels::ops::training::Quantization;
 use bitnet_ternary::{Granularity, quantize};
@@ -38,7 +38,17 @@ pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded, ModelErr
 /// # Errors
 /// As [`load`], and when the device or the model does not go with them.
 pub fn load_with_bits(checkpoint: &Checkpoint, bits: WeightBits, device: &Device) -> Result<Loaded, ModelError> {
-    load_as(checkpoint, Weights::Packed(bits), device)
+    load_as(checkpoint, Weights::Packed(bits), None, device)
+}
+
+/// [`load_with_bits`] with the linears, and the copy of the head, that were kept in a file.
+pub(crate) fn load_prepared(
+    checkpoint: &Checkpoint,
+    bits: WeightBits,
+    prepared: &PreparedFile,
+    device: &Device,
+) -> Result<Loaded, ModelError> {
+    load_as(checkpoint, Weights::Packed(bits), Some(prepared), device)
 }
 
 /// [`load`] for a model that is to be trained further: linears get latent weights that are quantized as `how` says,
@@ -56,11 +66,16 @@ pub fn load_trainable(
     storage: FloatDType,
     device: &Device,
 ) -> Result<Loaded, ModelError> {
-    load_as(checkpoint, Weights::Latent(how, storage), device)
+    load_as(checkpoint, Weights::Latent(how, storage), None, device)
 }
 
-fn load_as(checkpoint: &Checkpoint, weights: Weights, device: &Device) -> Result<Loaded, ModelError> {
-    let loader = Loader { checkpoint, config: checkpoint.config(), weights, device, used: Mutex::default() };
+fn load_as(
+    checkpoint: &Checkpoint,
+    weights: Weights,
+    prepared: Option<&PreparedFile>,
+    device: &Device,
+) -> Result<Loaded, ModelError> {
+    let loader = Loader { checkpoint, config: checkpoint.config(), weights, prepared, device, used: Mutex::default() };
     let model = loader.transformer()?;
     let used = loader.used.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let unused: Vec<String> = checkpoint.tensors().map(|t| t.name.clone()).filter(|n| !used.contains(n)).collect();
@@ -81,6 +96,8 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     weights: Weights,
+    /// Linears that need no work any more.
+    prepared: Option<&'a PreparedFile>,
     device: &'a Device,
     /// Names that were asked for; a tensor that nobody asks for would change the model if it were left out in silence.
     used: Mutex<HashSet<String>>,
@@ -181,9 +198,15 @@ impl Loader<'_> {
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<BitLinear, ModelError> {
         let linear = match self.weights {
-            Weights::Packed(bits) => {
-                BitLinear::with_bits(self.checkpoint.ternary(name, rows, cols)?, bits, self.device)?
-            }
+            Weights::Packed(bits) => match self.prepared {
+                Some(prepared) => {
+                    BitLinear::kept(prepared.part(name)?, [rows, cols], bits, self.device).ok_or_else(|| {
+                        let reason = format!("part {name} has another shape");
+                        FormatError::Damaged { file: prepared.path().to_path_buf(), reason }
+                    })?
+                }
+                None => BitLinear::with_bits(self.checkpoint.ternary(name, rows, cols)?, bits, self.device)?,
+            },
             Weights::Latent(how, _) => BitLinear::latent(self.latent(name, rows, cols)?, how),
         };
         let weight = format!("{name}.weight");

@@ -2,6 +2,7 @@
 
 mod bar;
 mod bench;
+mod cache;
 mod chat;
 mod check;
 mod convert;
@@ -80,6 +81,8 @@ enum Command {
     /// Make a tokenizer
     #[cfg(feature = "train")]
     Tokenizer(tokenizer::TokenizerCommand),
+    /// List the weights that are kept prepared for the next start
+    Cache(cache::Cache),
     /// List the devices of this build
     Devices(small::Devices),
     /// Lend devices to other processes
@@ -127,6 +130,7 @@ pub fn run() -> Result<(), CliError> {
         Command::Export(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Tokenizer(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Devices(command) => command.run(),
         #[cfg(feature = "remote")]
         Command::Lend(command) => command.run(),

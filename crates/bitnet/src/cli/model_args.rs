@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet::format::{Activation, Checkpoint, I2sLayout, OpenOptions};
 use bitnet::model::{CacheFormat, WeightBits, pool};
-use bitnet::{BitNetModel, EMBEDDED, HeadReading, LayoutCheck, LoadOptions, SessionOptions};
+use bitnet::{BitNetModel, EMBEDDED, HeadReading, LayoutCheck, LoadOptions, SessionOptions, cache_folder};
 use clap::{Args, ValueEnum};
 
 use super::downloads::fetch_with_bar;
@@ -41,6 +41,10 @@ pub struct ModelArgs {
     /// rows that can still be chosen), or auto, which is exact for large heads
     #[arg(long, value_name = "HOW", default_value_t = HeadReading::default())]
     head: HeadReading,
+
+    /// Keep no prepared weights for the next start, and use none (see `bitnet cache`)
+    #[arg(long)]
+    no_cache: bool,
 
     /// A tokenizer.json to use in place of the model's own tokenizer
     #[arg(long, value_name = "FILE")]
@@ -129,6 +133,9 @@ impl ModelArgs {
                 bitnet::model::devices().map_err(bitnet::model::ModelError::from).map_err(bitnet::Error::from)?;
             let kernels = kernels.iter().find(|d| d.name == self.device).map(|d| d.kernels.clone());
             note(format_args!("device {}, kernels {}", self.device, kernels.unwrap_or_default()));
+            if let Some(kept) = model.language_model().kept_weights() {
+                note(kept);
+            }
         }
         Ok(model)
     }
@@ -208,6 +215,7 @@ impl ModelArgs {
             offline: self.offline,
             weights: self.weights,
             adapter: self.lora.clone(),
+            cache: if self.no_cache { None } else { cache_folder() },
         }
     }
 }

@@ -100,6 +100,20 @@ impl BitLinear {
         Ok(Self { weight, norm: None, lora: None, d_input, activations: Activations::Int8, watch: None })
     }
 
+    /// The packed weights as [`BitLinear::kept`] takes them; `None` of a layer in training.
+    pub(crate) fn keep(&self) -> Option<[Vec<u8>; 2]> {
+        match &self.weight {
+            Weight::Packed(weight) => Some(weight.keep(self.d_input)),
+            Weight::Latent(_) => None,
+        }
+    }
+
+    /// From what [`BitLinear::keep`] gave of a layer `[d_output, d_input]`; `None` where it was another.
+    pub(crate) fn kept(bytes: bytes::Bytes, shape: [usize; 2], bits: WeightBits, device: &Device) -> Option<Self> {
+        let weight = Weight::Packed(PackedWeight::kept(bytes, shape, bits, device)?);
+        Some(Self { weight, norm: None, lora: None, d_input: shape[1], activations: Activations::Int8, watch: None })
+    }
+
     /// From float weights `[d_output, d_input]`, quantized by absmean and packed.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use bitnet_kernels::ops::{self, Activations, Packed, TernarySpec};
 use bitnet_kernels::{WeightOrder, dense_weight_order, weight_order};
 use bitnet_ternary::{CODES_PER_WORD, Granularity, Scale, TernaryMatrix};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 
 use super::WeightBits;
 use crate::ModelError;
@@ -26,15 +26,7 @@ pub struct PackedWeight {
 
 impl PackedWeight {
     pub(super) fn new(matrix: TernaryMatrix, bits: WeightBits, device: &Device) -> Result<Self, ModelError> {
-        let order = match (bits, matrix.granularity()) {
-            (WeightBits::Two, _) => weight_order(device),
-            (WeightBits::OnePointSix, Granularity::Tensor | Granularity::Row) => dense_weight_order(device)
-                .ok_or_else(|| ModelError::Unsupported { what: format!("1.6-bit weights on {device:?}") })?,
-            (WeightBits::OnePointSix, _) => {
-                let what = "1.6-bit weights of a model with a scale for each group".to_string();
-                return Err(ModelError::Unsupported { what });
-            }
-        };
+        let order = order(bits, matches!(matrix.granularity(), Granularity::Group(_)), device)?;
         let (rows, cols, words, scale) = matrix.into_parts();
         let (values, columns, group) = match scale {
             Scale::Tensor(scale) => (vec![scale], 1, None),
@@ -48,16 +40,63 @@ impl PackedWeight {
         let scale_shape = [values.len() / columns, columns];
         let words = WeightOrder::Rows.convert(order, words, cols);
         let words = TensorData::new(words, [rows, order.words(cols)]);
+        Ok(Self::from_data(words, TensorData::new(values, scale_shape), group, order, cols, device))
+    }
+
+    fn from_data(
+        words: TensorData,
+        scale: TensorData,
+        group: Option<usize>,
+        order: WeightOrder,
+        cols: usize,
+        device: &Device,
+    ) -> Self {
         let words = ops::gapless(words, device, DType::U32);
-        let scale = Tensor::<2>::from_data(TensorData::new(values, scale_shape), (device, DType::F32));
-        Ok(Self {
+        let scale = Tensor::<2>::from_data(scale, (device, DType::F32));
+        Self {
             words: Param::initialized(ParamId::new(), words)
                 .load_mapper(move |words| reorder(words, WeightOrder::Rows, order, cols))
                 .save_mapper(move |words| reorder(words, order, WeightOrder::Rows, cols)),
             scale: Param::from_tensor(scale).set_require_grad(false),
             group,
             order,
-        })
+        }
+    }
+
+    /// Everything as [`PackedWeight::kept`] reads it: rows, columns, group, rows and columns of the scales, 64 bytes; the scales
+    /// in whole 64 bytes; the words as the kernel streams them.
+    pub(super) fn keep(&self, cols: usize) -> [Vec<u8>; 2] {
+        let ([rows, _], [down, across]) = (self.words.dims(), self.scale.dims());
+        let mut front = Vec::new();
+        for number in [rows, cols, self.group.unwrap_or(0), down, across, 0, 0, 0] {
+            front.extend_from_slice(&(number as u64).to_le_bytes());
+        }
+        front.extend(self.scale.val().into_data().iter::<f32>().flat_map(f32::to_le_bytes));
+        front.resize(front.len().next_multiple_of(KEPT), 0);
+        [front, self.words.val().into_data().into_parts().0.to_vec()]
+    }
+
+    /// What [`PackedWeight::keep`] wrote of a matrix of this shape, without a copy of the words; `None` where it was another.
+    pub(super) fn kept(bytes: bytes::Bytes, shape: [usize; 2], bits: WeightBits, device: &Device) -> Option<Self> {
+        let number = |i: usize| -> Option<usize> {
+            usize::try_from(u64::from_le_bytes(*bytes.get(8 * i..)?.first_chunk()?)).ok()
+        };
+        let [rows, cols] = shape;
+        let (group, down, across) = (number(2)?, number(3)?, number(4)?);
+        let group = (group > 0).then_some(group);
+        let order = order(bits, group.is_some(), device).ok()?;
+        let scales = down.checked_mul(across)?;
+        let begin = KEPT.checked_add(scales.checked_mul(4)?.checked_next_multiple_of(KEPT)?)?;
+        let size = rows * order.words(cols) * size_of::<u32>();
+        if [number(0)?, number(1)?] != shape || bytes.len() != begin.checked_add(size)? {
+            return None;
+        }
+        let scale: Vec<f32> =
+            bytes[KEPT..][..4 * scales].as_chunks::<4>().0.iter().map(|scale| f32::from_le_bytes(*scale)).collect();
+        let words = Bytes::from_shared(bytes.slice(begin..), AllocationProperty::File);
+        let words = TensorData::from_bytes(words, [rows, order.words(cols)], DType::U32);
+        let scale = TensorData::new(scale, [down, across]);
+        Some(Self::from_data(words, scale, group, order, cols, device))
     }
 
     pub(super) fn parts(&self, cols: usize, activations: Activations) -> Packed {
@@ -82,6 +121,22 @@ impl PackedWeight {
 
     pub(super) fn bytes(&self) -> usize {
         self.words.dims().iter().product::<usize>() * size_of::<u32>()
+    }
+}
+
+/// Parts of a kept matrix begin at multiples of this.
+const KEPT: usize = 64;
+
+/// The order of words for so many bits.
+fn order(bits: WeightBits, has_groups: bool, device: &Device) -> Result<WeightOrder, ModelError> {
+    match bits {
+        WeightBits::Two => Ok(weight_order(device)),
+        WeightBits::OnePointSix if has_groups => {
+            let what = "1.6-bit weights of a model with a scale for each group".to_string();
+            Err(ModelError::Unsupported { what })
+        }
+        WeightBits::OnePointSix => dense_weight_order(device)
+            .ok_or_else(|| ModelError::Unsupported { what: format!("1.6-bit weights on {device:?}") }),
     }
 }
 
