@@ -7,6 +7,9 @@ use super::activations::Block;
 use super::scan::Sums;
 use super::sketch::{FIFTH_BIT, FOUR_BITS, SCALES};
 
+/// Bytes between what is used and what is fetched: a page of memory, over whose end the processor does not look by itself.
+const PREFETCH: usize = 4096;
+
 /// Four activations from `i` on, for every row.
 macro_rules! four_of {
     ($broadcast:ident, $x:expr, $i:expr) => {
@@ -23,8 +26,11 @@ pub(super) fn coarse_avx512(four: &[[u8; FOUR_BITS]], scales: &[[u8; SCALES]], x
         let mut high = [_mm512_setzero_si512(); 2];
         let mut low = [_mm512_setzero_si512(); 2];
         for v in 0..8 {
-            // SAFETY: the block has eight vectors.
-            let codes = unsafe { _mm512_loadu_si512(four.as_ptr().add(64 * v).cast()) };
+            // SAFETY: the block has eight vectors. The prefetch is a hint, of an address that need not exist.
+            let codes = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(four.as_ptr().wrapping_add(64 * v + PREFETCH).cast());
+                _mm512_loadu_si512(four.as_ptr().add(64 * v).cast())
+            };
             let first = _mm512_and_si512(codes, nibble);
             let second = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
             high[0] = _mm512_dpbusd_epi32(high[0], first, four_of!(_mm512_set1_epi32, x.high, 8 * v));
@@ -49,8 +55,11 @@ pub(super) fn fine_avx512(fifth: &[[u8; FIFTH_BIT]], scales: &[[u8; SCALES]], x:
         let mut high = [_mm512_setzero_si512(); 2];
         let mut low = [_mm512_setzero_si512(); 2];
         for u in 0..2 {
-            // SAFETY: the block has two vectors.
-            let mut codes = unsafe { _mm512_loadu_si512(fifth.as_ptr().add(64 * u).cast()) };
+            // SAFETY: the block has two vectors. The prefetch is a hint.
+            let mut codes = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(fifth.as_ptr().wrapping_add(64 * u + PREFETCH).cast());
+                _mm512_loadu_si512(fifth.as_ptr().add(64 * u).cast())
+            };
             for j in 0..8 {
                 let at = 32 * u + 4 * j;
                 let bits = _mm512_and_si512(codes, bit);
@@ -104,8 +113,12 @@ pub(super) fn coarse_avx2(four: &[[u8; FOUR_BITS]], scales: &[[u8; SCALES]], x: 
                 // Eight sums of two products each, of at most 15 × 127: 30,480.
                 let mut highs = _mm256_setzero_si256();
                 for v in 4 * quarter..4 * quarter + 4 {
-                    // SAFETY: the block has eight vectors of 64 bytes.
-                    let codes = unsafe { _mm256_loadu_si256(four.as_ptr().add(64 * v + 32 * half).cast()) };
+                    // SAFETY: the block has eight vectors of 64 bytes. The prefetch is a hint.
+                    let codes = unsafe {
+                        let bytes = four.as_ptr();
+                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(64 * v + 32 * half + PREFETCH).cast());
+                        _mm256_loadu_si256(bytes.add(64 * v + 32 * half).cast())
+                    };
                     let first = _mm256_and_si256(codes, nibble);
                     let second = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
                     let x_first = four_of!(_mm256_set1_epi32, x.high, 8 * v);
