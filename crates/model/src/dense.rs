@@ -137,17 +137,6 @@ impl DenseMatrix {
         self.search().is_some_and(Searchable::has_sketch)
     }
 
-    /// Bytes of the rows as they are in memory.
-    pub fn bytes(&self) -> usize {
-        match &self.values {
-            Values::Stored(rows) => {
-                let width = |shard: &Param<Tensor<2, Int>>| if shard.val().dtype() == DType::U8 { 1 } else { 4 };
-                rows.shards.iter().map(|shard| width(shard) * shard.dims().iter().product::<usize>()).sum()
-            }
-            Values::Trained(rows) => 4 * rows.weight.dims().iter().product::<usize>(),
-        }
-    }
-
     pub(crate) fn search(&self) -> Option<&Searchable> {
         match &self.values {
             Values::Stored(rows) => rows.search.as_ref(),
