@@ -196,6 +196,7 @@ impl PreparedWriter {
         head.extend_from_slice(&table);
         let wrap = |e| FormatError::io(&self.path, e);
         self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&head)).map_err(wrap)?;
+        self.file.as_file().set_len(self.end).map_err(wrap)?;
         self.file.persist(&self.path).map_err(|e| wrap(e.error))?;
         Ok(self.end)
     }
