@@ -30,10 +30,10 @@ impl Searchable {
         Self { bytes, rows, cols, format, sketch: Arc::default() }
     }
 
-    /// Whether a copy would be less to read than the rows.
+    /// Whether a copy would be so much less to read than the rows that it is worth its memory.
     pub(crate) fn is_worth_it(&self) -> bool {
-        // Of the copy all but a bit of each weight is read, and some rows in full.
-        Sketch::size(self.rows, self.cols) < self.bytes.len() && self.bytes.len() >= WORTH_IT
+        // A search reads most of the copy, and some rows in full. Of rows in six bits it saves too little.
+        Sketch::size(self.rows, self.cols) / 4 * 5 < self.bytes.len() && self.bytes.len() >= WORTH_IT
     }
 
     pub(crate) fn has_sketch(&self) -> bool {
