@@ -62,7 +62,7 @@ fn what_is_damaged_or_of_an_earlier_model_is_made_again() {
         let (state, ids) = run(&model, WeightBits::Two, Some(&folder));
         assert!(state.contains("instead of") && state.contains(what), "{what}: {state}");
         assert_eq!(ids, expected);
-        assert_eq!(files(&folder), [file.clone()]);
+        assert_eq!(files(&folder), std::slice::from_ref(&file));
         assert!(fs::read(&file).unwrap() == whole);
     }
     // Another model under the same name.

@@ -277,7 +277,9 @@ impl<'a> Search<'a> {
         let mut sums = vec![[0f32; 2]; self.tiles.len().div_ceil(TASK)];
         let (isa, largest, factor) = (self.isa, self.largest, 1.0 / share.temperature);
         let most = self.tiles.iter().fold(f32::NEG_INFINITY, |a, tile| a.max(tile.limit));
-        if !((most - largest) * factor < 60.0) {
+        let above = (most - largest) * factor;
+        // NaN is no bound either.
+        if above.is_nan() || above >= 60.0 {
             return [0.0, f64::INFINITY];
         }
         parallel::chunks(&mut sums, 1, 16 * TILE * self.tiles.len(), |task, sums| {
@@ -309,12 +311,13 @@ on_each_isa! {
 #[inline(always)]
 fn rest_of_body(tiles: &[Found], largest: f32, factor: f32) -> [f32; 2] {
     let mut sums = [[0f32; TILE]; 2];
+    let [least, most] = &mut sums;
     for found in tiles {
-        for lane in 0..TILE {
+        for (lane, (least, most)) in least.iter_mut().zip(&mut *most).enumerate() {
             let open = if found.open >> lane & 1 == 1 { 1.0 } else { 0.0 };
             let (product, distance) = (found.bounds.product[lane] - largest, found.bounds.distance[lane]);
-            sums[0][lane] += open * exp((product - distance) * factor);
-            sums[1][lane] += open * exp((product + distance) * factor);
+            *least += open * exp((product - distance) * factor);
+            *most += open * exp((product + distance) * factor);
         }
     }
     sums.map(|sums| sums.iter().sum())

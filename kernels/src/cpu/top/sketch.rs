@@ -120,7 +120,7 @@ impl Sketch {
         let (four, rest) = data.split_at_mut(layout.scales());
         let (scales, rest) = rest.split_at_mut(layout.facts() - layout.scales());
         let (facts, fifth) = rest.split_at_mut(layout.fifth() - layout.facts());
-        let parts = [four, scales, facts, fifth].map(|part| parallel::Parts::new(part));
+        let parts = [four, scales, facts, fifth].map(parallel::Parts::new);
         let sizes = [layout.blocks * FOUR_BITS, layout.blocks * SCALES, FACTS, layout.blocks * FIFTH_BIT];
         let refused = std::sync::atomic::AtomicBool::new(false);
         parallel::tasks(layout.tiles, rows * cols, |tile| {
