@@ -303,7 +303,8 @@ macro_rules! suite {
                         ops::cached_attention(qkv(&device()).each_ref().map(part), angles, cache, places, spec);
                     cache = changed;
                     for (y, expected) in floats(out).iter().zip(floats(part(&whole))) {
-                        assert!((y - expected).abs() < 2e-5, "{start}: {y} {expected}");
+                        // 700 exponentials, each as the device makes them.
+                        assert!((y - expected).abs() < 5e-5, "{start}: {y} {expected}");
                     }
                     start += step;
                 }

@@ -1,5 +1,5 @@
-//! Which way to make a product is the fastest on a device, found by Burn's tuner: once for each kind of product, and kept
-//! where the program was built with CubeCL's `persistence`.
+//! Which way to make a product is the fastest on a device, found by Burn's tuner, once for each kind of product in a
+//! process; a program that turns on CubeCL's `persistence` keeps what was found.
 
 use burn_cubecl::CubeTuneId;
 use cubecl::AutotuneKey;
