@@ -26,8 +26,9 @@ mod pretrained;
 
 pub use bitnet_engine as engine;
 pub use bitnet_engine::{
-    Embedder, Embedding, EmbeddingOptions, EngineError as Error, FinishReason, GenerationConfig, HeadReading, HeadUse,
-    LanguageModel, Message, Pooling, Prompt, Role, Score, Session, SessionOptions, Step, Timing, WindowStart, Windows,
+    Batch, Embedder, Embedding, EmbeddingOptions, EngineError as Error, FinishReason, GenerationConfig, HeadReading,
+    HeadUse, LanguageModel, Message, Pooling, Prompt, Role, Score, Session, SessionOptions, Step, Timing, WindowStart,
+    Windows,
 };
 pub use bitnet_format as format;
 pub use bitnet_model as model;

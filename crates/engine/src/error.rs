@@ -40,6 +40,9 @@ pub enum EngineError {
         /// Tokens that fit.
         limit: usize,
     },
+    /// A batch has no place for another text.
+    #[error("all {0} places of the batch are taken")]
+    BatchFull(usize),
     /// A setting that makes no sense.
     #[error("{name}: {value} is not {expected}")]
     Setting {

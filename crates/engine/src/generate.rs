@@ -1,61 +1,15 @@
 //! Generation, one token at a time.
 
 use std::borrow::BorrowMut;
-use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use bitnet_model::TopLogits;
-use bitnet_text::{Detokenizer, StopStrings, TextError};
-
 use burn::tensor::Tensor;
 
-use crate::score::log_probability;
-use crate::{EngineError, GenerationConfig, Sampler, Session};
-
-/// Why a text ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model gave a stop token.
-    StopToken(u32),
-    /// The text came to a stop string.
-    StopString(String),
-    /// `max_new_tokens` were added.
-    Length,
-    /// The context is full.
-    Context,
-}
-
-impl FinishReason {
-    /// `stop`, `length` or `context`.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            FinishReason::StopToken(_) | FinishReason::StopString(_) => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Context => "context",
-        }
-    }
-}
-
-impl fmt::Display for FinishReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One token more.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// The token.
-    pub id: u32,
-    /// Text that can be shown now: empty while a character is incomplete or a stop string may have begun.
-    pub text: String,
-    /// Natural logarithm of the token's probability under the model's own distribution, before any sampling setting; where
-    /// [`GenerationConfig::logprobs`] asks for it.
-    pub logprob: Option<f32>,
-    /// Set on the last step.
-    pub finish: Option<FinishReason>,
-}
+use crate::session::State;
+use crate::writer::{Writer, best_of, write};
+use crate::{EngineError, GenerationConfig, Session, Step};
 
 /// The continuation of a prompt as an iterator of [`Step`]s. Dropping it stops; the session keeps what it has seen.
 ///
@@ -63,19 +17,12 @@ pub struct Step {
 pub struct Generation<'m, S: BorrowMut<Session<'m>>> {
     session: S,
     model: PhantomData<&'m ()>,
-    sampler: Sampler,
-    detokenizer: Detokenizer,
-    stop_strings: StopStrings,
-    stop_tokens: Vec<u32>,
-    /// Prompt and continuation, the newest token among them, which the model has not seen yet.
-    text: Vec<u32>,
-    prompt_len: usize,
-    left: usize,
-    finished: bool,
+    writer: Writer,
     /// Searches of the head in vain, one after the other, and tokens that are not searched for because of them.
     in_vain: u32,
     pause: u32,
     timing: Timing,
+    failed: bool,
 }
 
 /// How long a generation took, and for how many tokens.
@@ -164,42 +111,15 @@ fn per_second(tokens: usize, time: Duration) -> f64 {
 
 impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
     pub(crate) fn new(session: S, prompt: &[u32], config: &GenerationConfig) -> Result<Self, EngineError> {
-        let sampler = Sampler::new(config)?;
-        if prompt.is_empty() {
-            return Err(EngineError::EmptyPrompt);
-        }
-        let model = session.borrow().model();
-        model.transformer().check_tokens(&config.stop_tokens)?;
-        config.logit_bias.iter().try_for_each(|(id, _)| model.transformer().check_tokens(&[*id]))?;
-        let limit = session.borrow().context();
-        if prompt.len() > limit {
-            return Err(EngineError::PromptTooLong { tokens: prompt.len(), limit });
-        }
-        let tokenizer = model.tokenizer();
-        let mut stop_tokens = config.stop_tokens.clone();
-        if !config.ignore_eos {
-            stop_tokens.extend_from_slice(tokenizer.stop_tokens());
-        }
-        Ok(Self {
-            sampler,
-            detokenizer: tokenizer.detokenizer_after(prompt),
-            stop_strings: StopStrings::new(config.stop_strings.clone()),
-            stop_tokens,
-            text: prompt.to_vec(),
-            prompt_len: prompt.len(),
-            left: config.max_new_tokens,
-            finished: config.max_new_tokens == 0,
-            in_vain: 0,
-            pause: 0,
-            timing: Timing::default(),
-            model: PhantomData,
-            session,
-        })
+        let (model, context) = (session.borrow().model(), session.borrow().context());
+        let writer = Writer::new(model, prompt, config, context)?;
+        let timing = Timing::default();
+        Ok(Self { session, writer, in_vain: 0, pause: 0, timing, failed: false, model: PhantomData })
     }
 
     /// The tokens that were added so far.
     pub fn ids(&self) -> &[u32] {
-        &self.text[self.prompt_len..]
+        self.writer.ids()
     }
 
     /// How long it took so far.
@@ -209,7 +129,7 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
 
     /// The seed in use.
     pub fn seed(&self) -> u64 {
-        self.sampler.seed()
+        self.writer.seed()
     }
 
     /// The token after a hidden state, and its log-probability if that is wanted.
@@ -217,13 +137,14 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         let session = self.session.borrow();
         let vocab_size = session.model().transformer().head().rows();
         let use_of_head = &mut self.timing.head;
-        let first = self.text.len() == self.prompt_len;
-        let wanted = self.sampler.wanted(vocab_size, &self.text);
+        let first = self.writer.ids().is_empty();
+        let (sampler, text) = self.writer.sampler();
+        let wanted = sampler.wanted(vocab_size, text);
         if self.pause > 0 {
             self.pause -= 1;
         } else if let Some(wanted) = wanted.filter(|_| session.searches_head(first)) {
             if let Some(top) = session.top_logits(&hidden, &wanted)
-                && let Some(id) = self.sampler.sample_top(&top, &self.text)
+                && let Some(id) = sampler.sample_top(&top, text)
             {
                 use_of_head.add(&top);
                 self.in_vain = 0;
@@ -236,55 +157,28 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         }
         use_of_head.full += 1;
         let logits = session.logits(hidden)?;
-        let position = self.text.len() - 1;
-        let id = self.sampler.sample(&logits, &self.text).ok_or(EngineError::BadLogits { position })?;
-        Ok((id, self.sampler.wants_logprobs().then(|| log_probability(&logits, id))))
+        self.writer.choose(&logits)
     }
 
     fn step(&mut self) -> Result<Step, EngineError> {
         let before = Instant::now();
-        let session = self.session.borrow_mut();
-        let (computed, hidden) = session.advance_to(&self.text)?;
-        let context = session.context();
-        let (id, logprob) = self.choose(hidden)?;
-        if self.text.len() == self.prompt_len {
+        let best = best_of(&[&mut self.writer]);
+        let (computed, state) = self.session.borrow_mut().advance_to(self.writer.text(), best)?;
+        let first = self.writer.ids().is_empty();
+        let step = match state {
+            State::Hidden(hidden) => self.choose(hidden).and_then(|(id, logprob)| self.writer.add(id, logprob)),
+            State::Next(next) => {
+                self.timing.head.full += 1;
+                write(&mut [&mut self.writer], next).remove(0)
+            }
+        };
+        if first {
             self.timing = Timing { prefill_tokens: computed, prefill: before.elapsed(), ..self.timing };
         } else {
             self.timing.decode_tokens += 1;
             self.timing.decode += before.elapsed();
         }
-        self.text.push(id);
-        self.left -= 1;
-
-        let mut finish = None;
-        let mut text = String::new();
-        if self.stop_tokens.contains(&id) {
-            finish = Some(FinishReason::StopToken(id));
-        } else {
-            let piece = match self.detokenizer.push(id) {
-                // A padding row of the embedding: no token, and so no text.
-                Err(TextError::UnknownId { .. }) => String::new(),
-                piece => piece?,
-            };
-            let pushed = self.stop_strings.push(&piece);
-            text = pushed.text;
-            if let Some(stop) = pushed.matched {
-                finish = Some(FinishReason::StopString(stop));
-            } else if self.left == 0 {
-                finish = Some(FinishReason::Length);
-            } else if self.text.len() > context {
-                finish = Some(FinishReason::Context);
-            }
-        }
-        if let Some(reason) = &finish {
-            self.finished = true;
-            if !matches!(reason, FinishReason::StopString(_)) {
-                let rest = self.stop_strings.push(&self.detokenizer.finish());
-                text += &rest.text;
-                text += &self.stop_strings.finish();
-            }
-        }
-        Ok(Step { id, text, logprob, finish })
+        step
     }
 }
 
@@ -292,11 +186,11 @@ impl<'m, S: BorrowMut<Session<'m>>> Iterator for Generation<'m, S> {
     type Item = Result<Step, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.finished {
+        if self.failed || self.writer.is_finished() {
             return None;
         }
         let step = self.step();
-        self.finished |= step.is_err();
+        self.failed = step.is_err();
         Some(step)
     }
 }

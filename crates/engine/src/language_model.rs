@@ -7,7 +7,7 @@ use bitnet_model::{Kept, KeptWeights, Loaded, Transformer, WeightBits, load_kept
 use bitnet_text::{GgufVocabulary, HfTokenizer, Tokenizer};
 use burn::tensor::Device;
 
-use crate::{EngineError, Session, SessionOptions};
+use crate::{Batch, EngineError, Session, SessionOptions};
 
 /// A model and the tokenizer that belongs to it. It is immutable: any number of sessions can share it.
 pub struct LanguageModel {
@@ -105,6 +105,11 @@ impl LanguageModel {
     /// An empty session; options are [`SessionOptions`], or only the most tokens that it may have.
     pub fn session(&self, options: impl Into<SessionOptions>) -> Session<'_> {
         Session::new(self, options.into())
+    }
+
+    /// An empty batch with room for `slots` texts; options are those of a session, for each of them.
+    pub fn batch(&self, slots: usize, options: impl Into<SessionOptions>) -> Batch<'_> {
+        Batch::new(self, slots, options.into())
     }
 }
 

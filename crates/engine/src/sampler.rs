@@ -50,6 +50,11 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether it takes the token with the largest logit every time.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.config.temperature == 0.0 && !self.config.changes_logits()
+    }
+
     /// Whether a step is to say how probable its token was.
     pub(crate) fn wants_logprobs(&self) -> bool {
         self.config.logprobs
@@ -116,7 +121,7 @@ impl Sampler {
     /// The next token after `history`, or `None` when no logit is a finite number.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Option<u32> {
         let config = &self.config;
-        if config.temperature == 0.0 && !config.changes_logits() {
+        if self.is_greedy() {
             return argmax(logits);
         }
         let mut candidates = candidates(logits);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bitnet_model::{CacheFormat, KvCache, TopLogits, Wanted};
+use bitnet_model::{CacheFormat, KvCache, Next, RowStorage, TopLogits, Wanted, row_storage};
 use burn::tensor::Tensor;
 
 use crate::{EngineError, Generation, GenerationConfig, LanguageModel};
@@ -14,6 +14,14 @@ const PREFILL_CHUNK: usize = 288;
 
 /// Chunks of a long text are equal, in multiples of this: whole blocks of every kernel.
 const PREFILL_STEP: usize = 24;
+
+/// What the model says of the last token.
+pub(crate) enum State {
+    /// Its hidden state, `[1, hidden]`: the native kernels may not need all of the head for a choice.
+    Hidden(Tensor<2>),
+    /// The logits after it, on a device.
+    Next(Next),
+}
 
 /// What a session may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,19 +149,31 @@ impl<'m> Session<'m> {
         Generation::new(self, prompt, config)
     }
 
-    /// Makes `text` the session's text; gives how many tokens had to be computed, and the hidden state of the last one.
-    pub(crate) fn advance_to(&mut self, text: &[u32]) -> Result<(usize, Tensor<2>), EngineError> {
+    /// Makes `text` the session's text; gives how many tokens had to be computed, and what the model says of the last one, with
+    /// the `best` logits if any are wanted.
+    pub(crate) fn advance_to(&mut self, text: &[u32], best: usize) -> Result<(usize, State), EngineError> {
         let seen = self.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
         // The last token is run again even if it was seen: its hidden state was not kept.
         self.truncate(seen.min(text.len().saturating_sub(1)));
         let computed = text.len() - self.tokens.len();
+        let transformer = self.model.transformer();
+        let native = row_storage(transformer.device()) == RowStorage::Bytes;
+        if let ([token], false, false) = (&text[self.tokens.len()..], native, self.tokens.is_empty()) {
+            let next = transformer.next(&[(0, *token)], &mut self.cache, best)?;
+            self.tokens.push(*token);
+            return Ok((computed, State::Next(next)));
+        }
         let mut last = None;
         for chunk in text[self.tokens.len()..].chunks(chunk_size(computed)) {
             last = Some(self.run(chunk)?);
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
         let rows = hidden.dims()[0];
-        Ok((computed, hidden.slice_dim(0, rows - 1..rows)))
+        let hidden = hidden.slice_dim(0, rows - 1..rows);
+        Ok((
+            computed,
+            if native { State::Hidden(hidden) } else { State::Next(Next::of(transformer.logits(hidden), best)) },
+        ))
     }
 
     /// Whether the session reads a part of the head where that is enough. A `first` token does not wait for the head's copy.
@@ -186,7 +206,7 @@ impl<'m> Session<'m> {
 }
 
 /// The size of chunks for `tokens` tokens.
-fn chunk_size(tokens: usize) -> usize {
+pub(crate) fn chunk_size(tokens: usize) -> usize {
     let chunks = tokens.div_ceil(PREFILL_CHUNK).max(1);
     tokens.div_ceil(chunks).next_multiple_of(PREFILL_STEP).max(1)
 }

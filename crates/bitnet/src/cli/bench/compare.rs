@@ -15,6 +15,7 @@ enum Row {
     Memory,
     Prefill { tokens: usize, share: bool },
     Decode { depth: usize, tokens: usize, share: bool },
+    Batch { sequences: usize, tokens: usize, share: bool },
 }
 
 impl fmt::Display for Row {
@@ -25,7 +26,8 @@ impl fmt::Display for Row {
             Row::Prefill { tokens, share: false } => write!(f, "prefill {tokens} t/s"),
             Row::Prefill { share: true, .. } => write!(f, "  of the int8 peak"),
             Row::Decode { depth, tokens, share: false } => write!(f, "decode {tokens} after {depth} t/s"),
-            Row::Decode { share: true, .. } => write!(f, "  of the bandwidth"),
+            Row::Batch { sequences, tokens, share: false } => write!(f, "decode {tokens} of {sequences} texts t/s"),
+            Row::Decode { share: true, .. } | Row::Batch { share: true, .. } => write!(f, "  of the bandwidth"),
         }
     }
 }
@@ -35,8 +37,10 @@ impl Row {
         match self {
             Row::Load => format!("{value:.3}"),
             Row::Memory => DecimalBytes(value as u64).to_string(),
-            Row::Prefill { share: false, .. } | Row::Decode { share: false, .. } => format!("{value:.2}"),
-            Row::Prefill { share: true, .. } | Row::Decode { share: true, .. } => format!("{:.1} %", 100.0 * value),
+            Row::Prefill { share, .. } | Row::Decode { share, .. } | Row::Batch { share, .. } => match share {
+                false => format!("{value:.2}"),
+                true => format!("{:.1} %", 100.0 * value),
+            },
         }
     }
 }
@@ -47,11 +51,18 @@ fn figures(report: &Report) -> BTreeMap<Row, f64> {
     figures.extend(report.peak_bytes.map(|bytes| (Row::Memory, bytes as f64)));
     for run in &report.prefill {
         let row = |share| Row::Prefill { tokens: run.tokens, share };
-        figures.extend([(row(false), run.speed.tokens_per_second), (row(true), run.int8_peak_share)]);
+        figures.insert(row(false), run.speed.tokens_per_second);
+        figures.extend(run.int8_peak_share.map(|share| (row(true), share)));
     }
     for run in &report.decode {
         let row = |share| Row::Decode { depth: run.depth, tokens: run.tokens, share };
-        figures.extend([(row(false), run.speed.tokens_per_second), (row(true), run.bandwidth_share)]);
+        figures.insert(row(false), run.speed.tokens_per_second);
+        figures.extend(run.bandwidth_share.map(|share| (row(true), share)));
+    }
+    for run in &report.batch {
+        let row = |share| Row::Batch { sequences: run.sequences, tokens: run.tokens, share };
+        figures.insert(row(false), run.speed.tokens_per_second);
+        figures.extend(run.bandwidth_share.map(|share| (row(true), share)));
     }
     figures
 }
@@ -70,8 +81,10 @@ pub fn table(names: &[String], reports: &[Report]) -> String {
         fact("weights", &|report| report.weights.clone()),
         fact("cache", &|report| report.cache.clone()),
         fact("head", &|report| report.head.clone()),
-        fact("bandwidth", &|report| format!("{}/s", DecimalBytes(report.bandwidth_bytes_per_second as u64))),
-        fact("int8 peak", &|report| format!("{:.1} G/s", report.int8_peak_macs_per_second / 1e9)),
+        fact("bandwidth", &|report| {
+            known(report.bandwidth_bytes_per_second, |bytes| format!("{}/s", DecimalBytes(bytes as u64)))
+        }),
+        fact("int8 peak", &|report| known(report.int8_peak_macs_per_second, |macs| format!("{:.1} G/s", macs / 1e9))),
     ];
     let figures: Vec<BTreeMap<Row, f64>> = reports.iter().map(figures).collect();
     let rows: BTreeSet<Row> = figures.iter().flat_map(|figures| figures.keys().copied()).collect();
@@ -86,6 +99,10 @@ pub fn table(names: &[String], reports: &[Report]) -> String {
         lines.push(line(&row.to_string(), &shown, ratio));
     }
     aligned(&lines)
+}
+
+fn known(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
+    value.map_or_else(|| "-".to_string(), show)
 }
 
 fn line(label: &str, cells: &[String], ratio: impl Fn(usize) -> String) -> Vec<String> {

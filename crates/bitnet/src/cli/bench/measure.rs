@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bitnet::model::Isa;
 use bitnet::model::probe::{ReadProbe, int8_peak};
-use bitnet::{Error, GenerationConfig, HeadUse, LanguageModel, Session, SessionOptions};
+use bitnet::{Batch, Error, GenerationConfig, HeadUse, LanguageModel, Session, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CliError;
@@ -22,10 +22,23 @@ pub struct Plan {
     pub depths: Vec<usize>,
     /// Tokens to write.
     pub decode: usize,
+    /// Numbers of texts that are written at once.
+    pub batches: Vec<usize>,
+    /// What the device can do, where it is not the processor.
+    pub limits: Limits,
     /// Measured repetitions.
     pub reps: usize,
     /// Repetitions before them.
     pub warmup: usize,
+}
+
+/// Where the limits of a device come from.
+#[derive(Clone, Copy)]
+pub enum Limits {
+    /// They are the processor's, and measured before each repetition.
+    Measured,
+    /// They are known, or not: bytes and products a second.
+    Known { bandwidth: Option<f64>, peak: Option<f64> },
 }
 
 /// The repetitions of one kind of run.
@@ -33,7 +46,7 @@ pub struct Plan {
 pub struct Series {
     /// Tokens a second.
     pub speeds: Vec<f64>,
-    /// What the machine could do just before: bytes or products a second.
+    /// What the machine could do just before: bytes or products a second; none where that is not known.
     pub limits: Vec<f64>,
     /// How the head was read in them.
     pub head: HeadUse,
@@ -41,9 +54,9 @@ pub struct Series {
 
 impl Series {
     /// The median share of the machine's limit, when each token needs `work` bytes or products.
-    pub fn share(&self, work: f64) -> f64 {
+    pub fn share(&self, work: f64) -> Option<f64> {
         let shares: Vec<_> = self.speeds.iter().zip(&self.limits).map(|(speed, limit)| speed * work / limit).collect();
-        median(&shares)
+        (!shares.is_empty()).then(|| median(&shares))
     }
 }
 
@@ -53,6 +66,8 @@ pub struct Measured {
     pub prefill: Vec<(usize, Series)>,
     /// By depth; the limit is bytes a second.
     pub decode: Vec<(usize, Series)>,
+    /// By the number of texts; the limit is bytes a second.
+    pub batch: Vec<(usize, Series)>,
     /// The most memory that the process took, without what the measurement itself needs.
     pub peak_bytes: Option<u64>,
 }
@@ -64,22 +79,29 @@ pub struct Measured {
 pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa) -> Result<Measured, CliError> {
     let session = |context: usize| model.session(SessionOptions { context: Some(context), ..options });
     let repetitions = plan.warmup.saturating_add(plan.reps);
-    let bar = ProgressBar::new(repetitions.saturating_mul(plan.prefill.len() + plan.depths.len()) as u64);
+    let bar = ProgressBar::new(
+        repetitions.saturating_mul(plan.prefill.len() + plan.depths.len() + plan.batches.len()) as u64
+    );
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left");
     bar.set_style(style.expect("a correct template"));
 
     let before = peak_bytes();
     let reading = ReadProbe::new(READ_BYTES)?;
     let text = random_tokens(model.transformer().config().vocab_size);
-    let repeat = |limit: &dyn Fn() -> f64, run: &mut dyn FnMut() -> Result<(f64, HeadUse), Error>| {
+    let (bandwidth, peak): (&dyn Fn() -> Option<f64>, &dyn Fn() -> Option<f64>) = match plan.limits {
+        Limits::Measured => (&|| Some(reading.bandwidth(isa)), &|| Some(int8_peak(isa))),
+        Limits::Known { bandwidth, peak } => (&move || bandwidth, &move || peak),
+    };
+    let repeat = |limit: &dyn Fn() -> Option<f64>, run: &mut dyn FnMut() -> Result<(f64, HeadUse), Error>| {
         let mut series = Series::default();
         for repetition in 0..repetitions {
-            let limit = (repetition >= plan.warmup).then(limit);
+            let measured = repetition >= plan.warmup;
+            let limit = if measured { limit() } else { None };
             let (speed, head) = run()?;
-            if let Some(limit) = limit {
+            if measured {
                 series.head = series.head.plus(head);
                 series.speeds.push(speed);
-                series.limits.push(limit);
+                series.limits.extend(limit);
             }
             bar.inc(1);
         }
@@ -91,7 +113,7 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         bar.set_message(format!("prefill {size}"));
         let prompt: Vec<u32> = text.clone().take(*size).collect();
         let mut session = session(*size);
-        let series = repeat(&|| int8_peak(isa), &mut || {
+        let series = repeat(peak, &mut || {
             session.truncate(0);
             let (time, head) = generate(&mut session, &prompt, 1)?;
             Ok((per_second(*size, time), head))
@@ -108,29 +130,55 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         if *depth > 0 {
             generate(&mut session, &prompt[..*depth], 1)?;
         }
-        let series = repeat(&|| reading.bandwidth(isa), &mut || {
+        let series = repeat(bandwidth, &mut || {
             session.truncate(*depth);
             let (time, head) = generate(&mut session, &prompt, plan.decode)?;
             Ok((per_second(plan.decode, time), head))
         })?;
         decode.push((*depth, series));
     }
+    let mut batch = Vec::new();
+    for sequences in &plan.batches {
+        bar.set_message(format!("decode {sequences} texts"));
+        let mut texts = model.batch(*sequences, SessionOptions { context: Some(plan.decode + 1), ..options });
+        let prompts: Vec<u32> = text.clone().take(*sequences).collect();
+        let series = repeat(bandwidth, &mut || {
+            let time = generate_batch(&mut texts, &prompts, plan.decode)?;
+            Ok((per_second(sequences * plan.decode, time), HeadUse::default()))
+        })?;
+        batch.push((*sequences, series));
+    }
     bar.finish_and_clear();
 
     // What the measurement reads was there from `before` on, and nothing of it earlier.
     let after = peak_bytes().map(|bytes| bytes.saturating_sub(reading.bytes() as u64));
-    Ok(Measured { prefill, decode, peak_bytes: before.max(after) })
+    Ok(Measured { prefill, decode, batch, peak_bytes: before.max(after) })
 }
 
 /// How long it takes to bring `prompt` into the session and write `tokens` more, as a user's program does it, and how the
 /// head was read for that.
 fn generate(session: &mut Session<'_>, prompt: &[u32], tokens: usize) -> Result<(Duration, HeadUse), Error> {
-    let greedy =
-        GenerationConfig { max_new_tokens: tokens, temperature: 0.0, ignore_eos: true, ..GenerationConfig::default() };
-    let mut generation = session.generate(prompt, &greedy)?;
+    let mut generation = session.generate(prompt, &greedy(tokens))?;
     let begin = Instant::now();
     generation.try_for_each(|step| step.map(|_| ()))?;
     Ok((begin.elapsed(), generation.timing().head))
+}
+
+/// How long it takes to write `tokens` after each of `prompts`, a token each, all at once.
+fn generate_batch(batch: &mut Batch<'_>, prompts: &[u32], tokens: usize) -> Result<Duration, Error> {
+    for (place, prompt) in prompts.iter().enumerate() {
+        batch.remove(place);
+        batch.add(&[*prompt], &greedy(tokens))?;
+    }
+    let begin = Instant::now();
+    while batch.is_writing() {
+        batch.step()?.into_iter().try_for_each(|(_, step)| step.map(|_| ()))?;
+    }
+    Ok(begin.elapsed())
+}
+
+fn greedy(tokens: usize) -> GenerationConfig {
+    GenerationConfig { max_new_tokens: tokens, temperature: 0.0, ignore_eos: true, ..GenerationConfig::default() }
 }
 
 fn per_second(tokens: usize, time: Duration) -> f64 {
@@ -163,6 +211,7 @@ mod tests {
     #[test]
     fn a_share_is_formed_within_a_repetition() {
         let series = Series { speeds: vec![10.0, 20.0, 10.0], limits: vec![100.0, 200.0, 50.0], ..Default::default() };
-        assert_eq!(series.share(5.0), 0.5);
+        assert_eq!(series.share(5.0), Some(0.5));
+        assert_eq!(Series { limits: Vec::new(), ..series }.share(5.0), None, "a device of which no limit is known");
     }
 }

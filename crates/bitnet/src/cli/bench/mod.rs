@@ -12,14 +12,14 @@ use std::collections::HashSet;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-use bitnet::model::{Isa, ModelError, WeightBits, WeightOrder, device, pool, weight_order};
+use bitnet::model::{Isa, ModelError, WeightBits, WeightOrder, device, is_processor, pool, weight_order};
 use clap::Args;
 
 use super::CliError;
 use super::model_args::ModelArgs;
-use measure::{Plan, Series};
+use measure::{Limits, Plan, Series};
 use plot::Plot;
-use report::{Decode, Prefill, Report, Speed, median};
+use report::{Batch, Decode, Prefill, Report, Speed, median};
 use work::Work;
 
 /// Prompt sizes and depths that are measured when none are asked for, as far as the model's context goes.
@@ -45,6 +45,18 @@ pub struct Bench {
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     depth: Vec<usize>,
 
+    /// Numbers of texts to write at once, too, --decode tokens of each
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    batch: Vec<usize>,
+
+    /// Bytes a second that the device's memory gives, where it is not the processor's: shares are of that
+    #[arg(long, value_name = "BYTES", value_parser = positive)]
+    bandwidth: Option<f64>,
+
+    /// Products a second (one multiplication and one addition each) that the device's matrix units make
+    #[arg(long, value_name = "MACS", value_parser = positive)]
+    peak: Option<f64>,
+
     /// How often each is measured
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one)]
     reps: usize,
@@ -59,7 +71,7 @@ pub struct Bench {
 
     /// Measure nothing: compare what --json has printed into files, all with the first
     #[arg(long, value_name = "FILE", num_args = 1..)]
-    #[arg(conflicts_with_all = ["json", "prefill", "decode", "depth", "reps", "warmup"])]
+    #[arg(conflicts_with_all = ["json", "prefill", "decode", "depth", "batch", "reps", "warmup"])]
     compare: Option<Vec<PathBuf>>,
 
     /// Draw decode speed over depth into an .svg or .png file
@@ -69,6 +81,14 @@ pub struct Bench {
     /// Replace that file if it is there
     #[arg(long, requires = "plot")]
     overwrite: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        Ok(_) => Err("a number above zero is needed".to_string()),
+        Err(error) => Err(format!("{error}")),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -98,9 +118,9 @@ impl Bench {
 
     fn measure(&self) -> Result<Report, CliError> {
         let checkpoint = self.model.open()?;
-        let plan = self.plan(checkpoint.config().context_length)?;
-        let loaded = self.model.load()?;
         let device = device(&self.model.device).map_err(ModelError::from).map_err(bitnet::Error::from)?;
+        let plan = self.plan(checkpoint.config().context_length, is_processor(&device))?;
+        let loaded = self.model.load()?;
         let isa = Isa::active();
         let options = self.model.session(&loaded, None)?;
         let measured = measure::run(loaded.language_model(), &plan, options, isa)?;
@@ -129,9 +149,22 @@ impl Bench {
                 head_read_whole: series.head.full as f64 / (series.head.searched + series.head.full).max(1) as f64,
             }
         };
+        let batch = |(sequences, series): &(usize, Series)| {
+            // All of the head is read, once for all of them.
+            let weights = work.bytes_per_token(0, work.head_bytes());
+            let each = work.bytes_per_token(plan.decode / 2, work.head_bytes()) - weights;
+            let bytes_per_step = weights + *sequences as u64 * each;
+            Batch {
+                sequences: *sequences,
+                tokens: plan.decode,
+                speed: Speed::of(&series.speeds),
+                bandwidth_share: series.share(bytes_per_step as f64 / *sequences as f64),
+                bytes_per_step,
+            }
+        };
         let limit = |series: &[(usize, Series)]| {
             let all: Vec<_> = series.iter().flat_map(|(_, series)| &series.limits).copied().collect();
-            median(&all)
+            (!all.is_empty()).then(|| median(&all))
         };
         Ok(Report {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -151,11 +184,12 @@ impl Bench {
             int8_peak_macs_per_second: limit(&measured.prefill),
             prefill: measured.prefill.iter().map(prefill).collect(),
             decode: measured.decode.iter().map(decode).collect(),
+            batch: measured.batch.iter().map(batch).collect(),
         })
     }
 
     /// What to run on a model of this context.
-    fn plan(&self, context: usize) -> Result<Plan, CliError> {
+    fn plan(&self, context: usize, is_processor: bool) -> Result<Plan, CliError> {
         let too_long = |flag: &str, tokens: usize, most: usize, with: String| {
             Err(CliError::Usage(format!("{flag} {tokens}{with}: this model can have at most {most} tokens")))
         };
@@ -179,7 +213,12 @@ impl Bench {
         if let Some(depth) = depths.last().filter(|depth| **depth > deepest) {
             return too_long("--depth", *depth, context, format!(" with --decode {}", self.decode));
         }
-        Ok(Plan { prefill, depths, decode: self.decode, reps: self.reps, warmup: self.warmup })
+        let limits = match (self.bandwidth, self.peak) {
+            (None, None) if is_processor => Limits::Measured,
+            (bandwidth, peak) => Limits::Known { bandwidth, peak },
+        };
+        let batches = self.batch.clone();
+        Ok(Plan { prefill, depths, decode: self.decode, batches, limits, reps: self.reps, warmup: self.warmup })
     }
 }
 

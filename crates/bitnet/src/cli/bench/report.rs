@@ -36,12 +36,16 @@ pub struct Report {
     pub load_seconds: f64,
     /// The most memory that the process took; `None` where the system does not tell.
     pub peak_bytes: Option<u64>,
-    /// Plain reading by all threads, the median over the run.
-    pub bandwidth_bytes_per_second: f64,
-    /// Products in registers by all threads, the median over the run.
-    pub int8_peak_macs_per_second: f64,
+    /// Plain reading by all threads, the median over the run, or what `--bandwidth` says of a device; `None` where neither
+    /// is known.
+    pub bandwidth_bytes_per_second: Option<f64>,
+    /// Products in registers by all threads, the median over the run, or what `--peak` says.
+    pub int8_peak_macs_per_second: Option<f64>,
     pub prefill: Vec<Prefill>,
     pub decode: Vec<Decode>,
+    /// Several texts at once.
+    #[serde(default)]
+    pub batch: Vec<Batch>,
 }
 
 /// A prompt read into an empty cache.
@@ -51,7 +55,7 @@ pub struct Prefill {
     #[serde(flatten)]
     pub speed: Speed,
     /// Products of the ternary linears, as a share of what the machine made just before.
-    pub int8_peak_share: f64,
+    pub int8_peak_share: Option<f64>,
 }
 
 /// Tokens written after `depth` others.
@@ -62,7 +66,7 @@ pub struct Decode {
     #[serde(flatten)]
     pub speed: Speed,
     /// Bytes that must be read, as a share of what the machine read just before.
-    pub bandwidth_share: f64,
+    pub bandwidth_share: Option<f64>,
     pub bytes_per_token: u64,
     /// Those of them that are of the head, on average.
     #[serde(default)]
@@ -70,6 +74,21 @@ pub struct Decode {
     /// Share of the tokens for which the whole head was read.
     #[serde(default)]
     pub head_read_whole: f64,
+}
+
+/// Tokens written of several texts at once, each with an empty cache before.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Batch {
+    pub sequences: usize,
+    /// Of each text.
+    pub tokens: usize,
+    /// Of all texts together.
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Bytes that must be read, the weights once for a token of every text, as a share of what the machine read just before.
+    pub bandwidth_share: Option<f64>,
+    /// For one token of every text.
+    pub bytes_per_step: u64,
 }
 
 /// Tokens a second over the repetitions.
@@ -142,36 +161,50 @@ impl Report {
         line(format!("bitnet {}, commit {}: {} on {}", self.version, self.commit(), self.title(), self.device));
         let model = self.short_hash();
         line(format!("model {model}, weights in {}, cache in {}, head {}", self.weights, self.cache, self.head));
-        line(format!(
-            "machine: reads {}/s, makes {:.1} G int8 products/s",
-            DecimalBytes(self.bandwidth_bytes_per_second as u64),
-            self.int8_peak_macs_per_second / 1e9
-        ));
+        let reads = self.bandwidth_bytes_per_second.map(|bytes| format!("reads {}/s", DecimalBytes(bytes as u64)));
+        let makes = self.int8_peak_macs_per_second.map(|macs| format!("makes {:.1} G int8 products/s", macs / 1e9));
+        match reads.into_iter().chain(makes).collect::<Vec<_>>() {
+            known if known.is_empty() => line("machine: limits not known, see --bandwidth and --peak".to_string()),
+            known => line(format!("machine: {}", known.join(", "))),
+        }
         let peak = self.peak_bytes.map_or("unknown".to_string(), |bytes| DecimalBytes(bytes).to_string());
         line(format!("load {:.3} s, peak memory {peak}", self.load_seconds));
         line(String::new());
         line(format!("{:24}{:>10}  (min to max of {})", "", "tokens/s", self.repetitions));
         for run in &self.prefill {
             line(format!(
-                "{:24}{}  {:4.1} % of the int8 peak",
+                "{:24}{}{}",
                 format!("prefill {}", run.tokens),
                 run.speed.to_text(),
-                100.0 * run.int8_peak_share
+                share(run.int8_peak_share, "int8 peak")
             ));
         }
         for run in &self.decode {
             line(format!(
-                "{:24}{}  {:4.1} % of the bandwidth, {} a token, {} of them the head, whole for {:.0} %",
+                "{:24}{}{}, {} a token, {} of them the head, whole for {:.0} %",
                 format!("decode {} after {}", run.tokens, run.depth),
                 run.speed.to_text(),
-                100.0 * run.bandwidth_share,
+                share(run.bandwidth_share, "bandwidth"),
                 DecimalBytes(run.bytes_per_token),
                 DecimalBytes(run.head_bytes_per_token),
                 100.0 * run.head_read_whole,
             ));
         }
+        for run in &self.batch {
+            line(format!(
+                "{:24}{}{}  {} a step",
+                format!("decode {} of {} texts", run.tokens, run.sequences),
+                run.speed.to_text(),
+                share(run.bandwidth_share, "bandwidth"),
+                DecimalBytes(run.bytes_per_step),
+            ));
+        }
         text
     }
+}
+
+fn share(share: Option<f64>, of: &str) -> String {
+    share.map_or_else(String::new, |share| format!("  {:4.1} % of the {of}", 100.0 * share))
 }
 
 impl Speed {
