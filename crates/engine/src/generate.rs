@@ -166,10 +166,10 @@ impl<'m, S: BorrowMut<Session<'m>>> Generation<'m, S> {
         let (computed, state) = self.session.borrow_mut().advance_to(self.writer.text(), best)?;
         let first = self.writer.ids().is_empty();
         let step = match state {
-            State::Hidden(hidden) => self.choose(hidden).and_then(|(id, logprob)| self.writer.add(id, logprob)),
+            State::Hidden(hidden) => self.choose(*hidden).and_then(|(id, logprob)| self.writer.add(id, logprob)),
             State::Next(next) => {
                 self.timing.head.full += 1;
-                write(&mut [&mut self.writer], next).remove(0)
+                write(&mut [&mut self.writer], *next).remove(0)
             }
         };
         if first {

@@ -18,9 +18,9 @@ const PREFILL_STEP: usize = 24;
 /// What the model says of the last token.
 pub(crate) enum State {
     /// Its hidden state, `[1, hidden]`: the native kernels may not need all of the head for a choice.
-    Hidden(Tensor<2>),
+    Hidden(Box<Tensor<2>>),
     /// The logits after it, on a device.
-    Next(Next),
+    Next(Box<Next>),
 }
 
 /// What a session may use.
@@ -161,7 +161,7 @@ impl<'m> Session<'m> {
         if let ([token], false, false) = (&text[self.tokens.len()..], native, self.tokens.is_empty()) {
             let next = transformer.next(&[(0, *token)], &mut self.cache, best)?;
             self.tokens.push(*token);
-            return Ok((computed, State::Next(next)));
+            return Ok((computed, State::Next(Box::new(next))));
         }
         let mut last = None;
         for chunk in text[self.tokens.len()..].chunks(chunk_size(computed)) {
@@ -172,7 +172,11 @@ impl<'m> Session<'m> {
         let hidden = hidden.slice_dim(0, rows - 1..rows);
         Ok((
             computed,
-            if native { State::Hidden(hidden) } else { State::Next(Next::of(transformer.logits(hidden), best)) },
+            if native {
+                State::Hidden(Box::new(hidden))
+            } else {
+                State::Next(Box::new(Next::of(transformer.logits(hidden), best)))
+            },
         ))
     }
 
