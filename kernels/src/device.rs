@@ -256,7 +256,7 @@ fn natively(device: &Device) -> Vec<&'static str> {
 /// The environment variable with the most bytes of a device's memory that may be used.
 pub const MEMORY: &str = "BITNET_DEVICE_MEMORY";
 
-/// Bytes that a device says it can hold, where it says so, or what [`MEMORY`] says if that is less.
+/// Bytes that a device says it can hold, where it says so, or what `BITNET_DEVICE_MEMORY` says if that is less.
 pub fn memory(device: &Device) -> Option<u64> {
     let allowed = std::env::var(MEMORY).ok().and_then(|bytes| bytes.parse().ok());
     #[cfg(feature = "cube")]
