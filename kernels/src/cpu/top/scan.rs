@@ -5,7 +5,9 @@ use half::f16;
 use super::activations::{Activations, Block};
 use super::sketch::{FIFTH_BIT, FOUR_BITS, SCALES, Tile};
 use super::{BLOCK, TILE};
-use crate::cpu::isa::{Isa, Vectors};
+use crate::cpu::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::isa::Vectors;
 
 /// More than all that products and sums lose where they are no normal floats: of the head, and in units of a row.
 const TINY: f32 = 1e-30;
