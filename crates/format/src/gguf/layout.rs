@@ -88,9 +88,14 @@ pub(crate) fn tensors(
             )));
         }
         if entry.type_id == I2_S && !fills(bytes, room, alignment) {
+            let why = if room == i2_s_in_parts(&entry.shape) {
+                "bitnet.cpp quantized it with several threads, whose parts overwrite each other; only with one does it write \
+                 all weights"
+            } else {
+                "another program's type of the same number"
+            };
             return Err(refuse(format!(
-                "has type 36, but its {room} bytes are not the {bytes} of I2_S {:?}: another program's type of the \
-                 same number",
+                "has type 36, but its {room} bytes are not the {bytes} of I2_S {:?}: {why}",
                 entry.shape
             )));
         }
@@ -144,6 +149,15 @@ fn slots(file: &Path, table: Table, file_len: usize) -> Result<Vec<Slot>, Format
 /// Whether a tensor of `bytes` bytes fills its place but for padding.
 fn fills(bytes: usize, room: usize, alignment: usize) -> bool {
     bytes <= room && room <= bytes.next_multiple_of(alignment)
+}
+
+/// The bytes that bitnet.cpp's `llama-quantize` leaves of an I2_S tensor when it has several threads: it cuts tensors into
+/// parts of whole rows with at least 16,384 weights, and each of them ends in a tail of 32 bytes.
+fn i2_s_in_parts(shape: &[usize]) -> usize {
+    let Some(&cols) = shape.last() else { return 0 };
+    let rows: usize = shape[..shape.len() - 1].iter().product();
+    let parts = rows.div_ceil(16_384_usize.div_ceil(cols.max(1)));
+    rows.saturating_mul(cols) / 4 + 32 * parts
 }
 
 /// The group size of a file's `Q2_0` tensors: the one with which all of them fill their places.

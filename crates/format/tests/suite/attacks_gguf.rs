@@ -245,7 +245,14 @@ fn one_tensor_under_two_names() {
 fn i2_s_of_another_program() {
     // 64 rows of 32 values in 18 bytes: what id 36 was upstream.
     let raw = Raw::new(2, 1).architecture().tensor("t", &[32, 64], 36, 0).tensor("u", &[4], 0, 1152);
-    assert_says(raw.data(1184).open(), &["`t`", "type 36", "1152", "544"]);
+    assert_says(raw.data(1184).open(), &["`t`", "type 36", "1152", "544", "another program"]);
+}
+
+#[test]
+fn i2_s_that_threads_cut_up() {
+    // 256 rows of 256 weights in four parts: what bitnet.cpp's quantizer leaves of them with two threads.
+    let raw = Raw::new(2, 1).architecture().tensor("t", &[256, 256], 36, 0).tensor("u", &[4], 0, 16_512);
+    assert_says(raw.data(16_544).open(), &["`t`", "16512", "16416", "several threads"]);
 }
 
 #[test]
