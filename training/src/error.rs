@@ -77,6 +77,9 @@ pub enum TrainError {
     /// An adapter is floats beside trits.
     #[error("an adapter cannot be merged into trits: run it beside its model with --lora")]
     Unmerged,
+    /// Only masters hold what has no trits.
+    #[error("the model was trained with --quant none: only hf-master holds its floats")]
+    NoTrits,
     /// There is no checkpoint in the folder.
     #[error("{} holds no checkpoint of a run", .0.display())]
     NoCheckpoint(PathBuf),

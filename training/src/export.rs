@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use bitnet_format::export::{
-    GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, write_gguf, write_hugging_face,
+    BurnpackOptions, GgufOptions, HuggingFaceForm, HuggingFaceOptions, Model, Tensor, TensorData, write_burnpack,
+    write_gguf, write_hugging_face,
 };
 use bitnet_format::{ModelConfig, StorageType, TokenizerSource};
 use bitnet_model::{BitLinear, Transformer};
@@ -26,6 +27,8 @@ pub enum ExportFormat {
     HfTernary,
     /// A Hugging Face folder with the latent weights.
     HfMaster,
+    /// A burnpack file, as Burn saves the model once its linears are packed.
+    Burnpack,
 }
 
 /// Writes a model in training to `path`. Trits and scales are those of its forward pass, never quantized again.
@@ -45,6 +48,9 @@ pub fn export(
     let linears: Vec<(String, &BitLinear)> = model.linears().collect();
     if linears.iter().any(|(_, linear)| linear.lora().is_some()) {
         return Err(TrainError::Unmerged);
+    }
+    if !master && linears.iter().any(|(_, linear)| linear.latent_weights().is_some_and(|w| !w.is_quantized())) {
+        return Err(TrainError::NoTrits);
     }
     let floats = match model.dense().next().and_then(|(_, matrix)| matrix.storage()) {
         Some(FloatDType::F16) => StorageType::F16,
@@ -99,6 +105,7 @@ pub fn export(
             let options = GgufOptions { packing, floats, ..GgufOptions::default() };
             return write_gguf(&files, &options, path, overwrite, data);
         }
+        ExportFormat::Burnpack => return write_burnpack(&files, &BurnpackOptions { floats }, path, overwrite, data),
         ExportFormat::HfPacked => HuggingFaceForm::PackedAutoBitLinear,
         ExportFormat::HfPackedBitLinear => HuggingFaceForm::PackedBitLinear,
         ExportFormat::HfTernary | ExportFormat::HfMaster => HuggingFaceForm::Master,

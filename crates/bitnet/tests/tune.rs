@@ -121,12 +121,14 @@ impl Trained {
 fn a_run_becomes_every_file_with_the_loss_of_the_trainer() {
     let trained = Trained::new();
     let run = trained.at("run");
-    for form in ["i2_s", "tq1_0", "tq2_0", "iq2_bn", "hf-packed", "hf-bitlinear", "hf-master"] {
-        let out = trained.at(&if form.starts_with("hf") { form.to_string() } else { format!("{form}.gguf") });
+    let folders = ["hf-packed", "hf-bitlinear", "hf-master"].map(|form| (form, ""));
+    let ggufs = ["i2_s", "tq1_0", "tq2_0", "iq2_bn", "iq1_bn"].map(|form| (form, ".gguf"));
+    for (form, ending) in [&folders[..], &ggufs, &[("burnpack", ".bpk")]].concat() {
+        let out = trained.at(&format!("{form}{ending}"));
         let line = json(&["export", path(&run), path(&out), "--to", form, "--json"]);
         let [before, after] = ["loss_before", "loss_after"].map(|key| line[key].as_f64().unwrap());
-        // The blocks of llama.cpp have scales of half precision.
-        let close = if form.starts_with("tq") { 1e-3 } else { 1e-4 };
+        // The blocks of llama.cpp and the rows of IQ1_BN have scales of half precision.
+        let close = if form.starts_with("tq") || form == "iq1_bn" { 1e-3 } else { 1e-4 };
         assert!((before - after).abs() <= close, "{form}: {line}");
         assert_eq!(line["step"], 6);
         assert!(refusal(&["export", path(&run), path(&out), "--to", form]).contains("--overwrite"));

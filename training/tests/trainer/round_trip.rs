@@ -114,7 +114,9 @@ fn a_trained_model_is_the_same_model_when_it_is_opened_again() {
     let text = greedy(&model, &prompt, 128);
     let again = folder.path().join("again");
     export(&model, &tokenizer, "again", ExportFormat::HfPackedBitLinear, &again, false).unwrap();
-    for path in [run_folder.model(), run_folder.hugging_face(), again.clone()] {
+    let burnpack = folder.path().join("model.bpk");
+    export(&model, &tokenizer, "model", ExportFormat::Burnpack, &burnpack, false).unwrap();
+    for path in [run_folder.model(), run_folder.hugging_face(), again.clone(), burnpack] {
         let checkpoint = bitnet_format::open(&path).unwrap();
         let loaded = bitnet_model::load(&checkpoint, &device()).unwrap();
         assert!(loaded.unused.is_empty(), "{:?}", loaded.unused);

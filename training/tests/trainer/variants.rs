@@ -2,12 +2,12 @@
 
 use bitnet_format::open;
 use bitnet_model::{Precision, has_precision, load};
-use bitnet_ternary::Granularity;
+use bitnet_ternary::{Granularity, Packing};
 use bitnet_training::metrics::{Outcome, StepRecord, read_jsonl};
 use bitnet_training::recipe::{
     OptimizerKind, PrecisionChoice, Recipe, ScaleChoice, StorageChoice, TokenizerChoice, WeightsChoice,
 };
-use bitnet_training::{RunFolder, TrainError};
+use bitnet_training::{ExportFormat, RunFolder, TrainError, Trained};
 
 use crate::support::{device, options, run, small};
 
@@ -37,11 +37,17 @@ fn good(change: impl Fn(&mut Recipe)) -> (Outcome, Vec<StepRecord>) {
 
 #[test]
 fn the_float_twin() {
-    let (outcome, records, _folder) = result(|recipe| recipe.quantization.weights = WeightsChoice::None);
+    let (outcome, records, folder) = result(|recipe| recipe.quantization.weights = WeightsChoice::None);
     assert!(records.iter().all(|record| record.layers.is_none()), "a float layer has no trits to look at");
     let model = outcome.unwrap().model;
     assert!(model.ends_with("hf") && model.join("model.safetensors").exists());
     assert!(!model.with_file_name("model.gguf").exists());
+    let trained = Trained::open(&folder.path().join("run"), None, &device()).unwrap();
+    for format in [ExportFormat::Gguf(Packing::I2S), ExportFormat::HfPacked, ExportFormat::Burnpack] {
+        let path = folder.path().join("trits.gguf");
+        let error = trained.export(format, &path, false).unwrap_err().to_string();
+        assert!(error.contains("hf-master") && !path.exists(), "{format:?}: {error}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use bitnet::training::{ExportFormat, Packing, Trained};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::convert::refuse_target;
 use super::{CliError, note};
 
 /// Writes a checkpoint of a run as a file that runs.
@@ -56,12 +57,17 @@ enum Form {
     /// GGUF for ik_llama.cpp, 2 bits a weight
     #[value(name = "iq2_bn")]
     Iq2Bn,
+    /// The same, 1.6 bits a weight
+    #[value(name = "iq1_bn")]
+    Iq1Bn,
     /// A folder for transformers, trits packed, `linear_class` autobitlinear
     HfPacked,
     /// The same with `linear_class` bitlinear
     HfBitlinear,
     /// A folder for transformers with the float weights behind the trits, to be trained further
     HfMaster,
+    /// A file of Burn's own, trits packed
+    Burnpack,
 }
 
 impl Form {
@@ -71,22 +77,27 @@ impl Form {
             Form::Tq1_0 => ExportFormat::Gguf(Packing::Tq1_0),
             Form::Tq2_0 => ExportFormat::Gguf(Packing::Tq2_0),
             Form::Iq2Bn => ExportFormat::Gguf(Packing::Iq2Bn),
+            Form::Iq1Bn => ExportFormat::Gguf(Packing::Iq1Bn),
             Form::HfPacked => ExportFormat::HfPacked,
             Form::HfBitlinear => ExportFormat::HfPackedBitLinear,
             Form::HfMaster => ExportFormat::HfMaster,
+            Form::Burnpack => ExportFormat::Burnpack,
+        }
+    }
+
+    /// What the name of such a file ends in.
+    fn ending(self) -> Option<&'static str> {
+        match self.format() {
+            ExportFormat::Gguf(_) => Some("gguf"),
+            ExportFormat::Burnpack => Some("bpk"),
+            _ => None,
         }
     }
 }
 
 impl Export {
     pub fn run(self) -> Result<(), CliError> {
-        if !self.overwrite && self.out.symlink_metadata().is_ok() {
-            return Err(CliError::Usage(format!("{} exists; --overwrite replaces it", self.out.display())));
-        }
-        let is_gguf = matches!(self.to.format(), ExportFormat::Gguf(_));
-        if is_gguf && self.out.extension().is_none_or(|ending| ending != "gguf") {
-            return Err(CliError::Usage(format!("{}: the name of a GGUF file ends in .gguf", self.out.display())));
-        }
+        refuse_target(&self.out, self.overwrite, self.to.ending())?;
         let trained = Trained::open(&self.run, self.step, &bitnet::model::device(&self.device)?)?;
         let held_out = trained.held_out()?;
         let before = held_out.as_ref().map(|corpus| trained.loss(corpus)).transpose()?;
