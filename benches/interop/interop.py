@@ -42,6 +42,7 @@ RUNS = {
 QUANTIZES = {
     "llama.cpp": [("float", "TQ1_0"), ("float", "TQ2_0")],
     "ik_llama.cpp": [("float", "IQ2_BN"), ("float", "IQ1_BN"), ("i2_s", "IQ2_BN")],
+    "bitnet.cpp": [("float", "I2_S")],
 }
 FOLDERS = ["hf-packed", "hf-bitlinear", "hf-master"]
 
@@ -101,8 +102,8 @@ class Bitnet:
 def perplexity(folder, model, text, threads):
     """What a peer's llama-perplexity says of a model."""
     command = (folder / "llama-perplexity", "-m", model, "-f", text, "-c", WINDOW, "-t", threads)
-    # llama.cpp writes from another thread, whose last line is sometimes lost when the program ends.
-    for _ in range(5):
+    # llama.cpp writes from another thread, whose last line is lost when the program ends first: on a busy machine, mostly.
+    for _ in range(20):
         if found := re.findall(r"Final estimate: PPL.*? = ([0-9.]+)", "".join(run(*command))):
             return float(found[-1])
     raise Failure(f"{folder}/llama-perplexity printed no final estimate")
@@ -125,7 +126,9 @@ def quantized(bitnet, args, name, folder):
         given = bitnet.convert(packed, f"{source}-for-{name}.gguf", "--to", source, "--embd", "f32", *arch)
         theirs = bitnet.folder / f"{form}-of-{source}.gguf"
         options = ["--allow-requantize", "--token-embedding-type", "f16"]
-        run(folder / "llama-quantize", *options, given, theirs, form, args.threads)
+        # With several threads bitnet.cpp cuts I2_S tensors into parts that do not fit together; its own script takes one.
+        threads = 1 if form == "I2_S" else args.threads
+        run(folder / "llama-quantize", *options, given, theirs, form, threads)
         # The key that tells the activation is not one that they copy in every version.
         told = ["--activation", args.activation]
         back = bitnet.convert(theirs, f"back-{form}-of-{source}", "--to", "hf-packed", "--embd", "f32", *told)
