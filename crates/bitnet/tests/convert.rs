@@ -111,9 +111,15 @@ fn an_embedding_model_stays_one() {
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(family("embedding-qwen3").join(file), bare.join(file)).unwrap();
     }
-    let output = run(&["convert", path(&bare), path(&place.path().join("bare.gguf"))]);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.contains("how the model pools"), "{said}");
+    let said = |source: &Path, name: &str| {
+        let output = run(&["convert", path(source), path(&place.path().join(name))]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let pooling = said(&bare, "bare.gguf");
+    assert!(pooling.contains("how the model pools") && !pooling.contains("tokenizer"), "{pooling}");
+    assert!(said(&family("falcon-e"), "falcon-e.gguf").contains("no tokenizer"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bitnet::conversion;
 use bitnet::format::convert::{Report, ScaleFidelity, Target};
 use bitnet::format::export::{Architecture, BurnpackOptions, GgufOptions, HuggingFaceForm, HuggingFaceOptions};
-use bitnet::format::{Checkpoint, Packing, ScaleDirection, StorageType};
+use bitnet::format::{Checkpoint, Packing, ScaleDirection, StorageType, TokenizerSource};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -199,6 +199,11 @@ impl Convert {
         let conversion = conversion(&source, &name, self.target(&source))?;
         if conversion.model.embedding.as_ref().is_some_and(|embedding| embedding.is_guess) {
             note(format_args!("warning: nothing says how the model pools: written down as the last token's state"));
+        }
+        if matches!(conversion.model.tokenizer, TokenizerSource::Missing) {
+            note(format_args!(
+                "warning: there is no tokenizer in what is converted, so there is none in what is written"
+            ));
         }
         let bar = Bar::new();
         let report = conversion.run(&self.out, self.overwrite, &|progress| bar.show(progress))?;
