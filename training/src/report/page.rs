@@ -48,9 +48,13 @@ fn section(out: &mut String, heading: &str, class: &str, body: impl FnOnce(&mut 
 /// The final figures.
 fn tiles(out: &mut String, summary: &RunSummary, records: &[StepRecord]) {
     let outcome = &summary.outcome;
-    let best = records.iter().filter_map(|record| Some((record.valid?.loss, record.step)));
-    let best = best.filter(|(loss, _)| loss.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0));
-    let best = best.map_or(String::new(), |(loss, step)| format!("best {} at step {}", short(loss), grouped(step)));
+    let looks = records.iter().filter_map(|record| Some((record.valid?, record.step)));
+    let best = looks.filter(|(valid, _)| valid.loss.is_finite()).min_by(|a, b| a.0.loss.total_cmp(&b.0.loss));
+    // Looks on the way may be at fewer tokens than the last one, so theirs can be less without being better.
+    let best = best.map_or(String::new(), |(valid, step)| {
+        let (loss, tokens) = (short(valid.loss), short(valid.tokens as f64));
+        format!("best look on the way {loss}, at step {}, over {tokens} tokens", grouped(step))
+    });
     let optional = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.4}"));
     let accuracy = outcome.preference_accuracy.map(|accuracy| format!("{:.1} %", 100.0 * accuracy));
     let second = match accuracy {
