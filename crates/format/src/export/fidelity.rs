@@ -75,6 +75,16 @@ pub(super) fn check_embedding(
 }
 
 fn differs(file: &Path, field: &str, meant: &dyn std::fmt::Debug, read: &dyn std::fmt::Debug) -> FormatError {
-    let reason = format!("is {meant:?}, which this format can only say as {read:?}");
+    let reason = format!("is {}, which this format can only say as {}", plainly(meant), plainly(read));
     FormatError::config(file, field, reason)
+}
+
+/// A value as its reader knows it, without Rust's `Some`.
+fn plainly(value: &dyn std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    match text.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')) {
+        Some(inside) => inside.to_string(),
+        None if text == "None" => "none".to_string(),
+        None => text,
+    }
 }

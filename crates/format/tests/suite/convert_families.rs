@@ -56,7 +56,7 @@ fn refusal(model: &Checkpoint, target: &Target) -> Option<&'static str> {
         Target::HuggingFace(_) => {
             has_float_activations.then_some("packed linears in a model whose activations stay floats")
         }
-        Target::GgufFloats(_) => has_float_activations.then_some("`activation_bits` is None"),
+        Target::GgufFloats(_) => has_float_activations.then_some("`activation_bits` is none"),
         Target::Gguf(options) => match options.packing {
             Packing::Q2_0 { .. } if !has_float_activations && !has_linear_norms => Some("8-bit activations"),
             Q2_0 => needs(64, "multiple of 64"),

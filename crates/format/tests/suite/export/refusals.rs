@@ -120,7 +120,7 @@ fn configurations_that_a_format_has_no_word_for() {
     let wide = Parts { head_dim: 32, ..SMALL };
     assert_says(folder(with(&wide, |_| ())), &["4 heads of 32", "256"]);
     assert_says(folder(with(&Parts { qk_norms: true, ..SMALL }, |_| ())), &["sub-norms together"]);
-    assert_says(gguf(with(&SMALL, |config| config.activation_bits = Some(4))), &["activation_bits", "4"]);
+    assert_says(gguf(with(&SMALL, |config| config.activation_bits = Some(4))), &["activation_bits", "is 4,", "as 8"]);
 
     let llama = GgufOptions { architecture: Some(Architecture::Llama), ..GgufOptions::default() };
     assert_says(fake(&SMALL).gguf(&llama, &path), &["llama", "Relu2"]);
