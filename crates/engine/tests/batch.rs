@@ -150,3 +150,16 @@ fn steps_that_are_recorded_give_what_steps_give() {
     check(ids[7], &mut steps, &mut expected);
     check(ids[8], &mut steps, &mut expected);
 }
+
+#[test]
+fn more_texts_than_a_device_can_hold_are_refused_before_they_take_memory() {
+    let model = load();
+    let transformer = model.transformer();
+    if model::row_storage(transformer.device()) == model::RowStorage::Bytes {
+        return; // No limit is known of what a processor has.
+    }
+    let mut cache = transformer.cache_of(1 << 22, 1024, CacheFormat::F16);
+    let error = transformer.hidden_of_slots(&[(3, &[1, 2])], &mut cache).unwrap_err();
+    assert!(matches!(error, model::ModelError::CacheTensor { tokens: 1024, .. }), "{error}");
+    assert!(cache.is_empty() && cache.bytes() == 0);
+}

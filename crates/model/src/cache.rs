@@ -9,13 +9,14 @@ use crate::ModelError;
 use crate::next::Steps;
 use crate::rope::{Positions, RopeTables, Ropes};
 
-/// Blocks of 16 positions that a new cache has room for, unless its limit is lower.
+/// Blocks of 16 positions that a cache has room for at first, unless its limit is lower.
 const FIRST_BLOCKS: usize = 4;
 
 /// Keys and values of the tokens that some sequences have, for every layer. Each sequence has a slot and a length of its own;
 /// a session has a cache of one slot.
 ///
-/// It grows by doubling up to its limit. A clone is a fork: both share their memory until one of them goes on.
+/// It takes memory with its first tokens and grows by doubling up to its limit. A clone is a fork: both share their memory until
+/// one of them goes on.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -23,7 +24,7 @@ pub struct KvCache {
     positions: Positions,
     ropes: Ropes,
     lens: Vec<usize>,
-    limit: usize,
+    size: CacheSize,
     room: Room,
     steps: Steps,
 }
@@ -54,9 +55,9 @@ pub(crate) struct CacheSize {
 /// Keys and values of one layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCache {
-    /// U32 `[slots, kv_heads, blocks, words]` each. `None` only while [`LayerCache::attend`] writes.
+    /// U32 `[slots, kv_heads, blocks, words]` each. `None` before there are tokens, and while [`LayerCache::attend`] writes.
     sides: Option<[Tensor<4, Int>; 2]>,
-    format: CacheFormat,
+    size: CacheSize,
 }
 
 /// Where the tokens of a call belong in a cache.
@@ -70,16 +71,13 @@ pub(crate) struct Places {
 
 impl KvCache {
     pub(crate) fn new(size: CacheSize, ropes: &Ropes, room: Room, device: &Device) -> Self {
-        let CacheSize { layers, slots, kv_heads, head_dim, limit, format } = size;
-        let blocks = FIRST_BLOCKS.min(limit.div_ceil(BLOCK));
-        let zeros = || Tensor::zeros([slots, kv_heads, blocks, format.block_words(head_dim)], (device, DType::U32));
-        let layer = || LayerCache { sides: Some([zeros(), zeros()]), format };
+        let layer = LayerCache { sides: None, size };
         Self {
-            layers: std::iter::repeat_with(layer).take(layers).collect(),
-            positions: ropes.positions(blocks * BLOCK, device),
+            layers: vec![layer; size.layers],
+            positions: ropes.positions(size.first_blocks() * BLOCK, device),
             ropes: ropes.clone(),
-            lens: vec![0; slots],
-            limit,
+            lens: vec![0; size.slots],
+            size,
             room,
             steps: Steps::default(),
         }
@@ -102,17 +100,17 @@ impl KvCache {
 
     /// The most tokens that a sequence may have.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.size.limit
     }
 
     /// How it stores its values.
     pub fn format(&self) -> CacheFormat {
-        self.layers.first().map_or_else(CacheFormat::default, |layer| layer.format)
+        self.size.format
     }
 
     /// Bytes of its keys and values, used or not.
     pub fn bytes(&self) -> usize {
-        self.bytes_of_block() * self.blocks()
+        self.size.bytes_of_block() * self.blocks()
     }
 
     /// Whether a step of [`crate::Transformer::next`] is recorded, which the next one of its shape replays.
@@ -145,9 +143,10 @@ impl KvCache {
         let mut most = 0;
         for (slot, tokens) in parts.clone() {
             let len = self.lens[slot];
-            let needed = len.checked_add(tokens).filter(|needed| *needed <= self.limit);
-            most = most
-                .max(needed.ok_or(ModelError::ContextFull { limit: self.limit, needed: len.saturating_add(tokens) })?);
+            let needed = len.checked_add(tokens).filter(|needed| *needed <= self.size.limit);
+            most = most.max(
+                needed.ok_or(ModelError::ContextFull { limit: self.size.limit, needed: len.saturating_add(tokens) })?,
+            );
         }
         self.grow(most.div_ceil(BLOCK), device)?;
         let places: Vec<u32> = parts
@@ -164,19 +163,19 @@ impl KvCache {
 
     /// Room for so many blocks in each slot.
     fn grow(&mut self, needed: usize, device: &Device) -> Result<(), ModelError> {
-        let (blocks, limit) = (self.blocks(), self.limit.div_ceil(BLOCK));
+        let (blocks, limit) = (self.blocks(), self.size.limit.div_ceil(BLOCK));
         if self.is_empty() {
             // What all of the context takes is known: better to hear of it now than in the middle of a text.
-            let whole = self.bytes_of_block().saturating_mul(limit);
-            self.room.check(whole, whole / self.tensors().max(1), self.limit)?;
+            let whole = self.size.bytes_of_block().saturating_mul(limit);
+            self.room.check(whole, whole / self.size.tensors().max(1), self.size.limit)?;
         }
         if needed <= blocks {
             return Ok(());
         }
         self.steps.forget();
-        let wider = needed.max((2 * blocks).min(limit));
+        let wider = needed.max((2 * blocks).min(limit)).max(self.size.first_blocks());
         let used = self.len().div_ceil(BLOCK);
-        self.layers.iter_mut().for_each(|layer| layer.grow(wider, used));
+        self.layers.iter_mut().for_each(|layer| layer.grow(wider, used, device));
         self.positions = self.ropes.positions(wider * BLOCK, device);
         Ok(())
     }
@@ -204,20 +203,28 @@ impl KvCache {
     }
 
     fn blocks(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.shape()[2])
+        self.layers.first().map_or(0, LayerCache::blocks)
+    }
+}
+
+impl CacheSize {
+    fn first_blocks(&self) -> usize {
+        FIRST_BLOCKS.min(self.limit.div_ceil(BLOCK))
     }
 
+    /// Keys and values of each layer.
     fn tensors(&self) -> usize {
-        2 * self.layers.len()
+        2 * self.layers
+    }
+
+    /// Of the keys or the values of a layer, with so many blocks.
+    fn shape(&self, blocks: usize) -> [usize; 4] {
+        [self.slots, self.kv_heads, blocks, self.format.block_words(self.head_dim)]
     }
 
     /// Bytes of a block of each slot and head in all layers.
     fn bytes_of_block(&self) -> usize {
-        let of_layer = self.layers.first().map_or(0, |layer| {
-            let [slots, heads, _, words] = layer.shape();
-            slots * heads * words
-        });
-        self.tensors() * of_layer * size_of::<u32>()
+        self.tensors() * self.shape(1).iter().product::<usize>() * size_of::<u32>()
     }
 }
 
@@ -238,8 +245,8 @@ impl Room {
 }
 
 impl LayerCache {
-    fn shape(&self) -> [usize; 4] {
-        self.sides.as_ref().map_or([0; 4], |[keys, _]| keys.dims())
+    fn blocks(&self) -> usize {
+        self.sides.as_ref().map_or(0, |[keys, _]| keys.dims()[2])
     }
 
     /// Whether its tensors change in place.
@@ -248,14 +255,14 @@ impl LayerCache {
     }
 
     /// Room for `wider` blocks in each slot, of which the first `used` are kept.
-    fn grow(&mut self, wider: usize, used: usize) {
-        let [slots, heads, _, words] = self.shape();
+    fn grow(&mut self, wider: usize, used: usize, device: &Device) {
+        let shape @ [slots, heads, _, words] = self.size.shape(wider);
         let kept = [0..slots, 0..heads, 0..used, 0..words];
-        let grow = |old: Tensor<4, Int>| {
-            let new = Tensor::zeros([slots, heads, wider, words], (&old.device(), DType::U32));
-            if used == 0 { new } else { new.slice_assign(kept.clone(), old.slice(kept.clone())) }
-        };
-        self.sides = self.sides.take().map(|sides| sides.map(grow));
+        let zeros = || Tensor::zeros(shape, (device, DType::U32));
+        self.sides = Some(match self.sides.take() {
+            Some(sides) if used > 0 => sides.map(|old| zeros().slice_assign(kept.clone(), old.slice(kept.clone()))),
+            _ => [zeros(), zeros()],
+        });
     }
 
     /// Writes `k` and `v` (`[tokens, kv_heads, head_dim]`) to their places and gives the attention of `q`
@@ -267,10 +274,27 @@ impl LayerCache {
         places: &Places,
         scale: f64,
     ) -> Tensor<3> {
-        let sides = self.sides.take().expect("a cache that is not being written has its tensors");
-        let spec = CacheSpec { format: self.format, scale, run: places.run };
+        let sides = self.sides.take().expect("a cache that has room for tokens has its tensors");
+        let spec = CacheSpec { format: self.size.format, scale, run: places.run };
         let (out, sides) = ops::cached_attention(states, rope.parts(), sides, places.tensor.clone(), spec);
         self.sides = Some(sides);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_cannot_hold_is_refused_with_how_much_it_is() {
+        let room = Room { weights: 600_000_000, device: Some(1_000_000_000), tensor: 100_000_000 };
+        room.check(400_000_000, 100_000_000, 7).unwrap();
+        let text = |cache, tensor| room.check(cache, tensor, 7).unwrap_err().to_string();
+        let tensor = text(400_000_000, 100_000_001);
+        assert!(tensor.contains("7 tokens needs 101 MB in one tensor, and the device takes 100 MB"), "{tensor}");
+        let all = text(400_000_001, 100_000_000);
+        assert!(all.contains("7 tokens need 1001 MB (600 and 401 MB), and the device has 1000 MB"), "{all}");
+        Room { device: None, ..room }.check(usize::MAX, 100_000_000, 7).unwrap();
     }
 }

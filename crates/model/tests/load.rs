@@ -29,12 +29,13 @@ fn a_cache_that_grows_gives_what_one_of_the_right_size_gives() {
 
     let mut cache = model.cache(1000, CacheFormat::F32);
     assert!(cache.is_empty());
-    let first = cache.bytes();
-    // Two halves, four layers, two KV heads of 64 values of four bytes.
-    assert_eq!(first, 2 * 4 * 2 * 64 * 4 * 64);
+    assert_eq!(cache.bytes(), 0, "it takes memory with its first tokens");
+    // Two halves, four layers, two KV heads of 64 values of four bytes, 64 positions.
+    let first = 2 * 4 * 2 * 64 * 4 * 64;
     let mut hidden = Vec::new();
     for part in tokens.chunks(40) {
         hidden.extend(floats(model.hidden(part, &mut cache).unwrap()));
+        assert!(cache.len() > 40 || cache.bytes() == first);
     }
     assert_eq!(hidden, expected);
     assert_eq!((cache.len(), cache.bytes()), (150, 4 * first), "it has grown from 64 to 128 to 256 positions");
