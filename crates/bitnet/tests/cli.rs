@@ -281,24 +281,66 @@ fn score_inspect_tokenize_and_devices_speak_json() {
 
 #[test]
 fn too_little_memory_of_a_device_is_said_before_it_is_used() {
-    let generate = |bytes: u64, more: &[&str]| {
-        let mut command = bitnet();
-        command.env("BITNET_DEVICE_MEMORY", bytes.to_string()).args(["generate", "x", "-n", "2"]).args(more);
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (code, text) = generate(1, &[]);
-    let needed =
-        text.strip_prefix("error: the weights need ").and_then(|rest| rest.split_once(" MB, and the device has 0 MB"));
-    let megabytes: u64 = needed.unwrap_or_else(|| panic!("{text}")).0.parse().unwrap();
-    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-    // The weights, but not the cache of the whole context; a smaller one goes.
-    let (code, text) = generate(megabytes * 1_000_000, &[]);
-    assert!(text.starts_with("error: the weights and a cache for 1024 tokens need "), "{text}");
-    assert!(text.ends_with(&format!("and the device has {megabytes} MB: ask for a smaller context\n")), "{text}");
-    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-    let (code, text) = generate((megabytes + 1) * 1_000_000, &["--context", "64"]);
-    assert_eq!(code, Some(0), "{text}");
+    for device in json(&["devices", "--json"]).as_array().unwrap() {
+        let device = device["name"].as_str().unwrap();
+        let generate = |bytes: u64, more: &[&str]| {
+            let mut command = bitnet();
+            command
+                .env("BITNET_DEVICE_MEMORY", bytes.to_string())
+                .args(["generate", "x", "-n", "2", "--device", device]);
+            let output = command.args(more).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, text) = generate(1, &[]);
+        let needed = text
+            .strip_prefix("error: the weights need ")
+            .and_then(|rest| rest.split_once(" MB, and the device has 0 MB"));
+        let megabytes: u64 = needed.unwrap_or_else(|| panic!("{text}")).0.parse().unwrap();
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+        // The weights, but not the cache of the whole context; a smaller one goes.
+        let (code, text) = generate(megabytes * 1_000_000, &[]);
+        assert!(text.starts_with("error: the weights and a cache for 1024 tokens need "), "{text}");
+        assert!(text.ends_with(&format!("and the device has {megabytes} MB: ask for a smaller context\n")), "{text}");
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+        let (code, text) = generate((megabytes + 1) * 1_000_000, &["--context", "64"]);
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
+#[test]
+fn devices_are_listed_with_what_they_do_themselves_and_each_writes_a_text() {
+    let listed = json(&["devices", "--json"]);
+    let listed = listed.as_array().unwrap();
+    let names: Vec<&str> = listed.iter().map(|device| device["name"].as_str().unwrap()).collect();
+    // Those that need no driver.
+    let always =
+        [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray")), ("cpu", cfg!(feature = "cpu"))];
+    for (name, there) in always {
+        assert_eq!(names.contains(&name), there, "{names:?}");
+    }
+    let lines = stdout(&["devices"]);
+    assert_eq!(lines.lines().count(), listed.len(), "{lines}");
+    for ((line, device), name) in lines.lines().zip(listed).zip(names) {
+        let kernels = device["kernels"].as_str().unwrap();
+        let natively: Vec<&str> = device["natively"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        assert_eq!(line, [&[&*format!("{name:8} {kernels}")], &natively[..]].concat().join(", "));
+        let native = ["flex", "ndarray"].contains(&name);
+        assert!(kernels.starts_with(if native { "native, " } else { "CubeCL " }), "{line}");
+        if native || name == "cpu" {
+            assert!(!natively.contains(&"dp4a") && !natively.contains(&"replay"), "{line}");
+        }
+        if name.starts_with("webgpu") {
+            assert!(natively.contains(&"replay"), "{line}");
+        }
+
+        let output = run(&["generate", "Call me", "-n", "4", "--temperature", "0", "-v", "--device", name]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{name}: {said}");
+        assert!(said.contains(&format!("device {name}, kernels {kernels}")), "{said}");
+        // Nothing of a decoder is done without a kernel.
+        assert!(!said.contains("has no kernel"), "{said}");
+        assert!(!output.stdout.trim_ascii().is_empty(), "{name}");
+    }
 }
 
 #[test]
@@ -310,15 +352,23 @@ fn wrong_arguments_are_named_in_one_line() {
     assert!(refusal(&["generate", "x", "--device", "abacus"]).contains("abacus"));
     let second = refusal(&["generate", "x", "--device", "flex:7"]);
     assert!(second.contains("no device flex:7: this machine has 1 "), "{second}");
+    let listed = stdout(&["devices"]);
     for (feature, there) in [
         ("cuda", cfg!(feature = "cuda")),
+        ("rocm", cfg!(feature = "rocm")),
+        ("metal", cfg!(feature = "metal")),
         ("vulkan", cfg!(feature = "vulkan")),
         ("webgpu", cfg!(feature = "webgpu")),
         ("cpu", cfg!(feature = "cpu")),
     ] {
-        if !there {
-            let text = refusal(&["generate", "x", "--device", feature]);
-            assert!(text.contains(&format!("without {feature}: build it with `--features {feature}`")), "{text}");
+        let said = match there {
+            true if listed.lines().any(|line| line.starts_with(feature)) => continue,
+            true => format!("there is no device {feature}: this machine has 0 with a driver for {feature}"),
+            false => format!("without {feature}: build it with `--features {feature}`"),
+        };
+        for command in [&["generate", "x"][..], &["bench"]] {
+            let text = refusal(&[command, &["--device", feature]].concat());
+            assert!(text.contains(&said), "{text}");
         }
     }
     assert!(refusal(&["generate", "x", "--tokenizer", "absent.json"]).contains("absent.json"));
