@@ -126,6 +126,17 @@ fn forced() -> Option<Products> {
     }
 }
 
+/// Whether Burn's tuner is used everywhere (`BITNET_TUNED=1`) or nowhere (`0`): so that it can be tested anywhere.
+static TUNED: OnceLock<Option<bool>> = OnceLock::new();
+
+fn tuned() -> Option<bool> {
+    match std::env::var("BITNET_TUNED").ok()?.as_str() {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    }
+}
+
 impl Target {
     /// Of the device behind `client`.
     pub fn of(client: &Client) -> Self {
@@ -150,7 +161,7 @@ impl Target {
             products,
             matrix: MatrixUnits::of(properties),
             plane: if planes { hardware.plane_size_min as usize } else { 1 },
-            tuned: cores.is_none() && !portable,
+            tuned: TUNED.get_or_init(tuned).unwrap_or(cores.is_none() && !portable),
             max_bindings: hardware.max_bindings as usize,
             alignment: properties.memory.alignment as usize,
             max_cubes: hardware.max_cube_count.0.min(65_535),

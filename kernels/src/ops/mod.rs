@@ -163,9 +163,9 @@ impl<B: Backend> Outputs<B> {
 /// The ternary operations as an extension of Burn's `Backend`.
 ///
 /// The default bodies are the reference: correct on every backend, written with Burn's own operations (which the listener of
-/// [`crate::on_notice`] hears of, where no gradients are wanted), and so
-/// differentiable where the backend is. Inside Burn's fusion each operation is one of its stream, whose outputs the
-/// `fusion` attributes describe. All float tensors are F32 unless said otherwise, packed words are U32.
+/// [`crate::on_notice`] hears of, where no gradients are wanted), and so differentiable where the backend is. Inside Burn's
+/// fusion each operation is one of its stream, whose outputs the `fusion` attributes describe; Burn 0.22.1 fuses it with nothing
+/// (no fuser takes a `CustomOpIr`). All float tensors are F32 unless said otherwise, packed words are U32.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
