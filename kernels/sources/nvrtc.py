@@ -7,6 +7,7 @@ mat-vec kernel must multiply four bytes at once, that of the tiles must use matr
 with ptxas, which says what registers it takes and whether it has to spill.
 """
 
+import concurrent.futures
 import ctypes
 import pathlib
 import subprocess
@@ -58,26 +59,32 @@ def machine_code(packages, ptx, arch):
     return f"{used.split(',')[0]}, {spills}"
 
 
+def compiled(packages, path):
+    """Architecture, kernel and instructions of a source, and what ptxas says of it."""
+    arch, kernel, _ = path.name.split(".", 2)
+    # As CubeCL does: from Hopper on, with what only that architecture has.
+    arch = arch + "a" if int(arch[3:]) >= 90 else arch
+    ptx = Nvrtc(packages).ptx(path.read_text(), arch)
+    uses = [name for name, sign in (("dp4a", "dp4a."), ("mma", "mma.sync")) if sign in ptx]
+    return arch, kernel, uses, machine_code(packages, ptx, arch)
+
+
 def main():
     packages, sources = map(pathlib.Path, sys.argv[1:3])
-    nvrtc = Nvrtc(packages)
     found = {"dp4a": set(), "mma": set()}
-    count = 0
-    for path in sorted(sources.glob("sm_*.cu")):
-        arch, kernel, _ = path.name.split(".", 2)
-        # As CubeCL does: from Hopper on, with what only that architecture has.
-        arch = arch + "a" if int(arch[3:]) >= 90 else arch
-        ptx = nvrtc.ptx(path.read_text(), arch)
-        uses = [name for name, sign in (("dp4a", "dp4a."), ("mma", "mma.sync")) if sign in ptx]
-        for name in uses:
-            found[name].add((arch, kernel))
-        count += 1
-        print(f"{path.name:40} {' '.join(uses):8} {machine_code(packages, ptx, arch)}")
+    paths = sorted(sources.glob("sm_*.cu"))
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        results = pool.map(compiled, [packages] * len(paths), paths)
+        for path, (arch, kernel, uses, code) in zip(paths, results):
+            for name in uses:
+                found[name].add((arch, kernel))
+            print(f"{path.name:40} {' '.join(uses):8} {code}", flush=True)
     for name, kernel in (("dp4a", "matvec"), ("mma", "tiles")):
         for arch in ("sm_80", "sm_90a"):
             if (arch, kernel) not in found[name]:
                 raise SystemExit(f"no {kernel} for {arch} uses {name}")
-    print(f"{count} kernels compiled")
+    print(f"{len(paths)} kernels compiled")
 
 
-main()
+if __name__ == "__main__":
+    main()
