@@ -344,6 +344,19 @@ fn devices_are_listed_with_what_they_do_themselves_and_each_writes_a_text() {
 }
 
 #[test]
+#[cfg(all(feature = "webgpu", target_os = "linux"))]
+fn a_device_without_a_driver_is_said_in_one_line() {
+    let mut command = bitnet();
+    // Where Vulkan and OpenGL look for what there is.
+    command.env_remove("VK_DRIVER_FILES").env("VK_ICD_FILENAMES", "/absent");
+    command.env("__EGL_VENDOR_LIBRARY_FILENAMES", "/absent").args(["generate", "x", "--device", "webgpu"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "error: there is no device webgpu: this machine has 0 with a driver for webgpu\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn wrong_arguments_are_named_in_one_line() {
     assert_eq!(refusal(&["generate", ""]), "the prompt is empty");
     assert!(refusal(&["generate", "x", "--temperature", "-1"]).starts_with("temperature"));
