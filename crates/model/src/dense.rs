@@ -93,6 +93,28 @@ impl DenseMatrix {
         Ok(Self { values: Values::Stored(stored), cols })
     }
 
+    /// [`DenseMatrix::load`] of a head: where the kernels of the CPU want its rows in another order, they are laid out so, or
+    /// taken from `tiles`, which an earlier one has made; `None` where these are of another matrix.
+    pub(crate) fn load_head(
+        checkpoint: &Checkpoint,
+        name: &str,
+        [rows, cols]: [usize; 2],
+        tiles: Option<bytes::Bytes>,
+        device: &Device,
+    ) -> Result<Option<Self>, ModelError> {
+        let mut matrix = Self::load(checkpoint, name, rows, cols, device)?;
+        let is_q6_k = checkpoint.info(name).is_some_and(|info| info.dtype == StorageType::Q6_K);
+        let Values::Stored(stored) = &mut matrix.values else { return Ok(Some(matrix)) };
+        if let Some(search) = stored.search.take_if(|_| is_q6_k) {
+            stored.search = match tiles {
+                Some(tiles) => search.with_tiles(tiles),
+                None => Some(search.tiled(|| checkpoint.release(name))),
+            };
+            return Ok(stored.search.is_some().then_some(matrix));
+        }
+        Ok(Some(matrix))
+    }
+
     /// To be trained, from F32 weights `[rows, cols]`. The model computes with the values that `storage` (F32, F16 or BF16)
     /// can hold, so that it is the same model when it is stored so; the gradient passes unchanged.
     pub fn trained(weight: Tensor<2>, storage: FloatDType) -> Self {
@@ -112,7 +134,15 @@ impl DenseMatrix {
     /// `x wᵀ`: `[tokens, cols] → [tokens, rows]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.values {
-            Values::Stored(rows) => rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols)),
+            Values::Stored(rows) => match rows.search.as_ref().filter(|search| search.tiles().is_some()) {
+                Some(search) => {
+                    let ([tokens, _], device) = (x.dims(), x.device());
+                    let x: Vec<f32> = x.into_data().try_into_vec().expect("activations are F32");
+                    let out = TensorData::new(search.linear(&x, tokens), [tokens, self.rows()]);
+                    Tensor::from_data(out, (&device, DType::F32))
+                }
+                None => rows.cat(1, |shard| ops::rows_linear(x.clone(), shard, rows.format, self.cols)),
+            },
             Values::Trained(rows) => ops::dense_linear(x, rows.rounded()),
         }
     }
@@ -306,7 +336,7 @@ fn row_format(dtype: StorageType) -> Option<RowFormat> {
                 RowFormat::Other(|bytes, row| BlockFormat::Q8_0.dequantize_row(bytes, row).expect(WHOLE))
             }
             BlockFormat::Q6_K => {
-                RowFormat::Q6K(|bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE))
+                RowFormat::Other(|bytes, row| BlockFormat::Q6_K.dequantize_row(bytes, row).expect(WHOLE))
             }
             BlockFormat::Q4_0 => {
                 RowFormat::Other(|bytes, row| BlockFormat::Q4_0.dequantize_row(bytes, row).expect(WHOLE))

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bitnet_kernels::Isa;
-use bitnet_kernels::cpu::dense::{DenseView, RowFormat};
+use bitnet_kernels::cpu::dense::{self, DenseView, RowFormat};
+use bitnet_kernels::cpu::q6_k;
 use bitnet_kernels::cpu::top::{Head, Sketch, TopLogits, Wanted, top};
 use bytes::Bytes;
 
@@ -11,7 +12,10 @@ use bytes::Bytes;
 /// [`bitnet_kernels::cpu::top`].
 #[derive(Clone)]
 pub(crate) struct Searchable {
+    /// As the file has them.
     bytes: Bytes,
+    /// As the kernels read them, where that is another order.
+    tiles: Option<Bytes>,
     rows: usize,
     cols: usize,
     format: RowFormat,
@@ -27,7 +31,40 @@ impl std::fmt::Debug for Searchable {
 
 impl Searchable {
     pub(crate) fn new(bytes: Bytes, rows: usize, cols: usize, format: RowFormat) -> Self {
-        Self { bytes, rows, cols, format, sketch: Arc::default() }
+        Self { bytes, tiles: None, rows, cols, format, sketch: Arc::default() }
+    }
+
+    /// With the rows of Q6_K in the order of the kernels. `release` is called now and then, and may tell the system that the
+    /// pages of the file are not needed any more.
+    pub(crate) fn tiled(mut self, release: impl Fn()) -> Self {
+        let of_row = self.bytes.len() / self.rows.max(1);
+        let mut tiles = bitnet_ternary::zeroed(q6_k::tile_bytes(self.rows, self.cols));
+        let rows_at_once = q6_k::TILE_ROWS * (RELEASED / of_row.max(1) / q6_k::TILE_ROWS).max(1);
+        let parts = tiles.chunks_mut(q6_k::tile_bytes(rows_at_once, self.cols).max(1));
+        for (tiles, rows) in parts.zip(self.bytes.chunks((rows_at_once * of_row).max(1))) {
+            q6_k::tile(rows, self.cols, tiles);
+            release();
+        }
+        self.tiles = Some(Bytes::from_owner(tiles));
+        self
+    }
+
+    /// With tiles that were made of these rows before; `None` where they cannot be.
+    pub(crate) fn with_tiles(self, tiles: Bytes) -> Option<Self> {
+        let fits = tiles.len() == q6_k::tile_bytes(self.rows, self.cols);
+        fits.then(|| Self { tiles: Some(tiles), ..self })
+    }
+
+    /// The rows in the order of the kernels, where that is another one than the file's.
+    pub(crate) fn tiles(&self) -> Option<&Bytes> {
+        self.tiles.as_ref()
+    }
+
+    /// `x wᵀ`, `[tokens, rows]`, of `x` `[tokens, cols]`.
+    pub(crate) fn linear(&self, x: &[f32], tokens: usize) -> Vec<f32> {
+        let mut out = vec![0.0; tokens * self.rows];
+        dense::linear(Isa::active(), x, tokens, &self.view(), &mut out);
+        out
     }
 
     /// Whether a copy would be so much less to read than the rows that it is worth its memory.
@@ -52,6 +89,9 @@ impl Searchable {
     }
 
     fn view(&self) -> DenseView<'_> {
+        if let Some(tiles) = &self.tiles {
+            return DenseView::Q6KTiles { bytes: tiles, rows: self.rows, cols: self.cols };
+        }
         let row_bytes = self.bytes.len() / self.rows.max(1);
         DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes, format: self.format }
     }
@@ -64,3 +104,6 @@ impl Searchable {
 
 /// A head that is smaller is in a processor's caches, or nearly, and is read as fast as searched.
 const WORTH_IT: usize = 32 << 20;
+
+/// Pages of a file are given back after so many bytes.
+const RELEASED: usize = 8 << 20;

@@ -12,10 +12,13 @@ use crate::load::load_prepared;
 use crate::{Loaded, ModelError, Transformer, WeightBits, load_with_bits};
 
 /// Counts what changes in the parts.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The copy of the head, see [`crate::DenseMatrix::top`].
 const HEAD: &str = "head.sketch";
+
+/// The rows of the head in the order of the kernels, where that is not the file's.
+pub(crate) const HEAD_TILES: &str = "head.tiles";
 
 /// Where prepared weights are kept, and of which models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,8 +141,10 @@ fn place(checkpoint: &Checkpoint, bits: WeightBits, kept: &Kept, device: &Device
 
 fn write(model: &Transformer, path: &Path, key: &[u8; 32]) -> Result<u64, FormatError> {
     let sketch = Some(model.head()).filter(|head| head.is_worth_searching()).and_then(|head| head.search()?.sketch());
+    let tiles = model.head().search().and_then(|search| search.tiles());
     let mut names: Vec<String> = model.linears().map(|(name, _)| name).collect();
     names.extend(sketch.map(|_| HEAD.to_string()));
+    names.extend(tiles.map(|_| HEAD_TILES.to_string()));
     let mut writer = PreparedWriter::new(path, key, names)?;
     for (_, linear) in model.linears() {
         let [front, words] = linear.keep().expect("a model that runs has packed weights");
@@ -147,6 +152,9 @@ fn write(model: &Transformer, path: &Path, key: &[u8; 32]) -> Result<u64, Format
     }
     if let Some(sketch) = sketch {
         writer.part(&[sketch.bytes()])?;
+    }
+    if let Some(tiles) = tiles {
+        writer.part(&[tiles])?;
     }
     writer.finish()
 }

@@ -10,6 +10,7 @@ use bitnet_ternary::{Granularity, quantize};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::kept::HEAD_TILES;
 use crate::rope::Ropes;
 use crate::{Attention, BitLinear, Block, DenseMatrix, GatedMlp, ModelError, RmsNorm, Transformer, WeightBits};
 
@@ -145,10 +146,10 @@ impl Loader<'_> {
         self.check_memory(has_head, bitnet_kernels::memory(self.device))?;
         let blocks = (0..config.num_layers).into_par_iter().map(|i| self.block(i)).collect::<Result<_, _>>()?;
         Ok(Transformer {
-            embedding: self.dense("model.embed_tokens.weight", vocab, hidden)?,
+            embedding: self.dense("model.embed_tokens.weight", vocab, hidden, !has_head)?,
             blocks,
             norm: self.norm("model.norm", hidden, config.rms_norm_eps)?,
-            head: has_head.then(|| self.dense("lm_head.weight", vocab, hidden)).transpose()?,
+            head: has_head.then(|| self.dense("lm_head.weight", vocab, hidden, true)).transpose()?,
             ropes: Ropes::new(config),
             config: config.clone(),
             device: self.device.clone(),
@@ -280,12 +281,25 @@ impl Loader<'_> {
         self.has(&format!("{name}.weight")).then(|| self.norm(name, width, eps)).transpose()
     }
 
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseMatrix, ModelError> {
+    fn dense(&self, name: &str, rows: usize, cols: usize, is_head: bool) -> Result<DenseMatrix, ModelError> {
         self.has(name);
-        let stored = DenseMatrix::load(self.checkpoint, name, rows, cols, self.device)?;
-        Ok(match self.weights {
-            Weights::Packed(_) => stored,
-            Weights::Latent(_, storage) => DenseMatrix::trained(stored.floats(), storage),
+        match self.weights {
+            Weights::Packed(_) if is_head => self.head(name, [rows, cols]),
+            Weights::Packed(_) => DenseMatrix::load(self.checkpoint, name, rows, cols, self.device),
+            Weights::Latent(_, storage) => {
+                let stored = DenseMatrix::load(self.checkpoint, name, rows, cols, self.device)?;
+                Ok(DenseMatrix::trained(stored.floats(), storage))
+            }
+        }
+    }
+
+    fn head(&self, name: &str, shape: [usize; 2]) -> Result<DenseMatrix, ModelError> {
+        let prepared = self.prepared.filter(|prepared| prepared.has(HEAD_TILES));
+        let tiles = prepared.map(|prepared| prepared.part(HEAD_TILES)).transpose()?;
+        let head = DenseMatrix::load_head(self.checkpoint, name, shape, tiles, self.device)?;
+        head.ok_or_else(|| {
+            let file = prepared.map_or_else(Default::default, |prepared| prepared.path().to_path_buf());
+            FormatError::Damaged { file, reason: format!("part {HEAD_TILES} has another size") }.into()
         })
     }
 

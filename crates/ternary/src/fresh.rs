@@ -4,10 +4,6 @@
 #[cfg(target_os = "linux")]
 const LARGE: usize = 256 << 10;
 
-/// The size and alignment of a huge page on x86-64 and on most AArch64 systems.
-#[cfg(target_os = "linux")]
-const HUGE: usize = 2 << 20;
-
 /// `len` words of zero that are about to be written.
 pub(crate) fn zeroed_words(len: usize) -> Vec<u32> {
     zeroed(len)
@@ -23,10 +19,12 @@ pub fn zeroed<T: Zero>(len: usize) -> Vec<T> {
     if size_of_val(&words[..]) >= LARGE {
         let start = words.as_ptr().addr();
         let end = start + size_of_val(&words[..]);
-        advise(&words, start.next_multiple_of(HUGE), end / HUGE * HUGE, libc::MADV_HUGEPAGE);
         // SAFETY: this only asks for a number.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         if let Ok(page) = usize::try_from(page) {
+            // The pages at both ends, too: a huge page begins where the mapping does, which has some bytes of the allocator
+            // in front, and neighbouring mappings become one.
+            advise(&words, start / page * page, end.next_multiple_of(page), libc::MADV_HUGEPAGE);
             advise(&words, start.next_multiple_of(page), end / page * page, libc::MADV_POPULATE_WRITE);
         }
     }
@@ -43,6 +41,10 @@ impl Zero for u32 {
     const ZERO: Self = 0;
 }
 
+impl Zero for u8 {
+    const ZERO: Self = 0;
+}
+
 impl Zero for f32 {
     const ZERO: Self = 0.0;
 }
@@ -52,7 +54,7 @@ impl Zero for f32 {
 fn advise<T>(words: &[T], start: usize, end: usize, advice: libc::c_int) {
     if start < end {
         let address = words.as_ptr().with_addr(start).cast_mut().cast();
-        // SAFETY: the range lies within `words`, and neither advice changes what is in memory.
+        // SAFETY: the pages are those of `words`, all of which are mapped, and neither advice changes what is in memory.
         unsafe { libc::madvise(address, end - start, advice) };
     }
 }

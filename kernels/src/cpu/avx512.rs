@@ -6,8 +6,9 @@ use std::arch::x86_64::*;
 use super::base3;
 use super::tiles::TILE_ROWS;
 
-/// Words between what is used and what is fetched: four kilobytes, the time that memory takes to answer.
-const PREFETCH: usize = 1024;
+/// Words between what is used and what is fetched: half a kilobyte. The processor reads ahead by itself, and further away two
+/// readings ahead of each other were slower than none (`benches/results/cpu-2026-11-26.md`).
+const PREFETCH: usize = 128;
 
 /// `sum(code * x)` of 16 rows for one token: the loop of a decode step, which should cost no more than reading the words.
 ///

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::code_rows::CodeRows;
 use super::isa::Isa;
-use super::q6_k::{self, SplitActivations};
+use super::q6_k::{self, SplitActivations, TOKENS};
 use super::{lanes, parallel};
 
 /// How the values of a row are stored; all of it little-endian.
@@ -19,8 +19,6 @@ pub enum RowFormat {
     F16,
     /// bfloat16, two bytes a value.
     Bf16,
-    /// Blocks of 256 in six bits: products are taken with the codes themselves, see `q6_k.rs`. The function is as below.
-    Q6K(fn(bytes: &[u8], row: &mut [f32])),
     /// Codes of eight bits with a scale for each group.
     Codes(CodeRows),
     /// Anything else, by the function that turns the bytes of one row into its values.
@@ -46,7 +44,7 @@ impl RowFormat {
                 }
             }
             RowFormat::Codes(rows) => rows.decode(bytes, row),
-            RowFormat::Q6K(decode) | RowFormat::Other(decode) => decode(bytes, row),
+            RowFormat::Other(decode) => decode(bytes, row),
         }
     }
 }
@@ -72,6 +70,15 @@ pub enum DenseView<'a> {
         /// How to read a row.
         format: RowFormat,
     },
+    /// Rows of Q6_K, sixteen side by side: products are taken with the codes themselves. See `q6_k.rs`.
+    Q6KTiles {
+        /// As [`q6_k::tile`] makes them.
+        bytes: &'a [u8],
+        /// Rows that are there.
+        rows: usize,
+        /// Values in a row, a multiple of 256.
+        cols: usize,
+    },
 }
 
 impl DenseView<'_> {
@@ -79,12 +86,13 @@ impl DenseView<'_> {
         match self {
             DenseView::Floats { values, cols } => values.len() / (*cols).max(1),
             DenseView::Stored { bytes, row_bytes, .. } => bytes.len() / (*row_bytes).max(1),
+            DenseView::Q6KTiles { rows, .. } => *rows,
         }
     }
 
     pub(super) fn cols(&self) -> usize {
         match self {
-            DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } => *cols,
+            DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } | DenseView::Q6KTiles { cols, .. } => *cols,
         }
     }
 
@@ -93,6 +101,7 @@ impl DenseView<'_> {
         match self {
             DenseView::Floats { cols, .. } => 4 * cols,
             DenseView::Stored { row_bytes, .. } => *row_bytes,
+            DenseView::Q6KTiles { cols, .. } => q6_k::tile_bytes(1, *cols) / q6_k::TILE_ROWS,
         }
     }
 
@@ -105,15 +114,18 @@ impl DenseView<'_> {
                 format.decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
                 buffer
             }
+            DenseView::Q6KTiles { bytes, cols, .. } => {
+                buffer.resize(*cols, 0.0);
+                q6_k::decode_lane(q6_k_tile(bytes, *cols, n / q6_k::TILE_ROWS), n % q6_k::TILE_ROWS, buffer);
+                buffer
+            }
         }
     }
 
     /// The activations of each token in integers, where the format's product wants them so.
     pub(super) fn split(&self, x: &[f32]) -> Vec<SplitActivations> {
         match self {
-            DenseView::Stored { cols, format: RowFormat::Q6K(_), .. } => {
-                x.chunks_exact(*cols).map(SplitActivations::new).collect()
-            }
+            DenseView::Q6KTiles { cols, .. } => x.chunks_exact(*cols).map(SplitActivations::new).collect(),
             _ => Vec::new(),
         }
     }
@@ -128,8 +140,9 @@ impl DenseView<'_> {
         buffer: &mut Vec<f32>,
     ) -> f32 {
         match (self, split) {
-            (DenseView::Stored { bytes, row_bytes, .. }, Some(split)) => {
-                q6_k::dot(isa, &bytes[n * row_bytes..][..*row_bytes], split)
+            (DenseView::Q6KTiles { bytes, cols, .. }, Some(split)) => {
+                let tile = q6_k_tile(bytes, *cols, n / q6_k::TILE_ROWS);
+                q6_k::tile_dots(isa, tile, [split])[0][n % q6_k::TILE_ROWS]
             }
             _ => self.dot(isa, n, x, buffer),
         }
@@ -149,6 +162,12 @@ impl DenseView<'_> {
     }
 }
 
+/// Tile `i` of rows with so many columns.
+fn q6_k_tile(tiles: &[u8], cols: usize, i: usize) -> &[u8] {
+    let size = q6_k::tile_bytes(1, cols);
+    &tiles[i * size..][..size]
+}
+
 /// `out[t, n] = sum_k x[t, k] * w[n, k]` in f32; `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
 ///
 /// # Panics
@@ -161,10 +180,12 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     if cols == 0 || tokens == 0 {
         return out.fill(0.0);
     }
-    let split = w.split(x);
     let rows_at_once = parallel::rows_per_task(rows, 8);
     let out = parallel::Parts::new(out);
-    if tokens >= MANY && split.is_empty() {
+    if let DenseView::Q6KTiles { bytes, .. } = w {
+        return q6_k_tiles(isa, &w.split(x), bytes, [rows, cols], &out);
+    }
+    if tokens >= MANY {
         return many(isa, x, tokens, w, &out);
     }
     parallel::tasks(rows.div_ceil(rows_at_once), tokens * rows * cols, |task| {
@@ -175,11 +196,6 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
                 // SAFETY: a row is written by its task alone.
                 unsafe { out.write(at, y) };
             };
-            if let DenseView::Stored { bytes, row_bytes, format: RowFormat::Q6K(_), .. } = w {
-                let row = &bytes[n * row_bytes..][..*row_bytes];
-                split.iter().enumerate().for_each(|(token, x)| put(token, q6_k::dot(isa, row, x)));
-                continue;
-            }
             if tokens == 1 {
                 put(0, w.dot(isa, n, x, &mut buffer));
                 continue;
@@ -187,6 +203,37 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
             let row = w.row(n, &mut buffer);
             for (token, x) in x.chunks_exact(cols).enumerate() {
                 put(token, lanes::dot(isa, x, row));
+            }
+        }
+    });
+}
+
+/// [`linear`] with tiles of Q6_K: each of them for all tokens, a few at once.
+fn q6_k_tiles(
+    isa: Isa,
+    x: &[SplitActivations],
+    tiles: &[u8],
+    [rows, cols]: [usize; 2],
+    out: &parallel::Parts<'_, f32>,
+) {
+    let at_once = parallel::rows_per_task(rows, q6_k::TILE_ROWS).div_ceil(q6_k::TILE_ROWS);
+    let count = rows.div_ceil(q6_k::TILE_ROWS);
+    parallel::tasks(count.div_ceil(at_once), x.len() * rows * cols, |task| {
+        for i in task * at_once..count.min((task + 1) * at_once) {
+            let (tile, first) = (q6_k_tile(tiles, cols, i), i * q6_k::TILE_ROWS);
+            let put = |token: usize, products: &[f32]| {
+                let start = token * rows + first;
+                let end = start + q6_k::TILE_ROWS.min(rows - first);
+                // SAFETY: a tile is written by its task alone.
+                unsafe { out.slice(start, end) }.copy_from_slice(&products[..end - start]);
+            };
+            let (some, rest) = x.as_chunks::<TOKENS>();
+            for (n, x) in some.iter().enumerate() {
+                let products = q6_k::tile_dots(isa, tile, x.each_ref());
+                products.iter().enumerate().for_each(|(t, products)| put(n * TOKENS + t, products));
+            }
+            for (t, x) in rest.iter().enumerate() {
+                put(some.len() * TOKENS + t, &q6_k::tile_dots(isa, tile, [x])[0]);
             }
         }
     });
@@ -274,6 +321,28 @@ mod tests {
                     assert_eq!(out, floats, "these values are exact in every storage");
                     for (a, b) in out.iter().zip(&expected) {
                         assert!((a - b).abs() < 1e-3, "{a} {b} {isa}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_q6_k_that_fill_no_tile_meet_any_number_of_tokens() {
+        for (rows, cols) in [(1, 256), (37, 512), (200, 256)] {
+            let stored: Vec<u8> = (0..rows * cols / 256 * 210).map(|i| (i * i / 7 % 120) as u8).collect();
+            let mut bytes = vec![0; q6_k::tile_bytes(rows, cols)];
+            q6_k::tile(&stored, cols, &mut bytes);
+            let view = DenseView::Q6KTiles { bytes: &bytes, rows, cols };
+            for tokens in [1, 3, 4, 9] {
+                let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 17) % 29) as f32 / 8.0 - 1.5).collect();
+                let split = view.split(&x);
+                for isa in Isa::available() {
+                    let mut out = vec![0f32; tokens * rows];
+                    linear(isa, &x, tokens, &view, &mut out);
+                    for (t, n) in (0..tokens).flat_map(|t| (0..rows).map(move |n| (t, n))) {
+                        let alone = view.product(isa, n, &x[t * cols..][..cols], Some(&split[t]), &mut Vec::new());
+                        assert_eq!(out[t * rows + n].to_bits(), alone.to_bits(), "{isa}: token {t}, row {n}");
                     }
                 }
             }

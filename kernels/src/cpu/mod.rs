@@ -61,7 +61,7 @@ pub mod pool;
 pub mod precision;
 #[cfg(not(target_family = "wasm"))]
 pub mod probe;
-mod q6_k;
+pub mod q6_k;
 pub mod quantize;
 pub mod rope;
 pub mod round;

@@ -8,33 +8,60 @@
 //! x ≈ s * (64 * high + low)     s = max|x| / 8128     sum w x ≈ sum_blocks d s * sum_16 scale * sum (q - 32) (64 high + low)
 //! ```
 //!
-//! All sums within a block are exact integers, and an activation is within `max|x| / 16256` of what it was: an error in the
+//! The sums of 64 weights are exact integers, and an activation is within `max|x| / 16256` of what it was: an error in the
 //! fifth digit, where the storage itself has one in the second.
+//!
+//! # Tiles
+//!
+//! The kernels work on 16 rows at once, each in a 32-bit lane of its own, as those of the ternary layers do: no sum leaves
+//! its lane, and the scales of a step are one vector. So the blocks of 16 rows are laid out anew, in as many bytes
+//! ([`tile`]); rows that are missing in the last tile are zeros:
+//!
+//! ```text
+//! block of 16 rows       16 groups of 16 columns, 192 bytes each     scales [group][row] i8     d [row] f16
+//! group    bytes   0..64    4 for each row     columns 0..4 in the low nibbles, columns 4..8 in the high ones
+//!                 64..128                      columns 8..12, columns 12..16
+//!                128..192                      the pairs of columns j, 4 + j, 8 + j, 12 + j in the bits 0, 2, 4, 6 of byte j
+//! ```
 
 use half::f16;
 
 use super::isa::Isa;
+use super::parallel;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// Weights of a block.
-pub(crate) const BLOCK: usize = 256;
+const BLOCK: usize = 256;
 
 /// Bytes of a block.
 const BLOCK_BYTES: usize = 210;
 
-/// Weights that are added up together: one vector of bytes on AVX-512.
-const CHUNK: usize = 64;
+/// Weights that share an int8 scale.
+const GROUP: usize = 16;
+
+/// Groups whose sums fit 32 bits together: `4 * 16 * 32 * 8128 * 128 < 2^31`.
+const GROUPS_IN_I32: usize = 4;
+
+/// Rows of a tile.
+pub const TILE_ROWS: usize = 16;
+
+/// A block of 16 rows: where its scales begin, where `d` does, and where it ends.
+const SCALES: usize = BLOCK / GROUP * GROUP_BYTES;
+const D: usize = SCALES + TILE_ROWS * (BLOCK / GROUP);
+const TILE_BLOCK: usize = TILE_ROWS * BLOCK_BYTES;
+
+/// Codes of a group of 16 rows.
+const GROUP_BYTES: usize = 192;
+
+/// Tokens that meet the codes of a group at once, where there are so many.
+pub(crate) const TOKENS: usize = 4;
 
 /// Largest magnitude of an activation's integer: its high byte stays within 127.
 const LARGEST: f32 = 8_128.0;
-
-/// Bytes between what is used and what is fetched.
-#[cfg(target_arch = "x86_64")]
-const PREFETCH: usize = 20 * BLOCK_BYTES;
-
-const LANES: usize = CHUNK / 4;
 
 /// The activations of one token.
 pub(crate) struct SplitActivations {
@@ -48,7 +75,7 @@ struct Split {
     high: [i8; BLOCK],
     low: [i8; BLOCK],
     /// `-32 * sum(64 high + low)` of each 16: what the offset of the weights makes of them.
-    offset: [i32; LANES],
+    offset: [i32; BLOCK / GROUP],
     scale: f32,
 }
 
@@ -61,8 +88,7 @@ impl SplitActivations {
     /// What activation `i` is taken for.
     pub(crate) fn value(&self, i: usize) -> f64 {
         let block = &self.blocks[i / BLOCK];
-        let integer = 64 * i32::from(block.high[i % BLOCK]) + i32::from(block.low[i % BLOCK]);
-        f64::from(block.scale) * f64::from(integer)
+        f64::from(block.scale) * f64::from(block.integer(i % BLOCK))
     }
 }
 
@@ -72,7 +98,7 @@ impl Split {
         // What is computed from NaN or infinity shall be NaN.
         let finite = x.iter().all(|x| x.is_finite());
         let factor = if finite && largest > 0.0 { LARGEST / largest } else { 0.0 };
-        let mut split = Self { high: [0; BLOCK], low: [0; BLOCK], offset: [0; LANES], scale: largest / LARGEST };
+        let mut split = Self { high: [0; BLOCK], low: [0; BLOCK], offset: [0; _], scale: largest / LARGEST };
         if !finite {
             split.scale = f32::NAN;
         }
@@ -81,337 +107,248 @@ impl Split {
             let high = (code + 32) >> 6;
             split.high[i] = high as i8;
             split.low[i] = (code - 64 * high) as i8;
-            split.offset[i / 16] -= 32 * code;
+            split.offset[i / GROUP] -= 32 * code;
         }
         split
     }
+
+    fn integer(&self, i: usize) -> i32 {
+        64 * i32::from(self.high[i]) + i32::from(self.low[i])
+    }
 }
 
-/// The product of one row, of as many blocks as the activations.
+/// Bytes of the tiles of so many rows of `cols` columns.
+pub fn tile_bytes(rows: usize, cols: usize) -> usize {
+    rows.div_ceil(TILE_ROWS) * (cols / BLOCK) * TILE_BLOCK
+}
+
+/// The tiles of rows as a file has them, `[rows, cols / 256, 210]` bytes, into `tiles`.
 ///
 /// # Panics
-/// When the row is not so many blocks.
-pub(crate) fn dot(isa: Isa, row: &[u8], x: &SplitActivations) -> f32 {
-    assert_eq!(row.len(), x.blocks.len() * BLOCK_BYTES, "a row of Q6_K");
-    let blocks = row.as_chunks::<BLOCK_BYTES>().0.iter().zip(&x.blocks);
-    let mut sums = [0f32; LANES];
+/// When `cols` is not whole blocks, `stored` not whole rows, or `tiles` not [`tile_bytes`] of them.
+pub fn tile(stored: &[u8], cols: usize, tiles: &mut [u8]) {
+    let of_row = cols / BLOCK * BLOCK_BYTES;
+    assert!(cols.is_multiple_of(BLOCK) && of_row > 0 && stored.len().is_multiple_of(of_row), "rows of whole blocks");
+    assert_eq!(tiles.len(), tile_bytes(stored.len() / of_row, cols), "tiles of these rows");
+    let work = 16 * stored.len();
+    parallel::chunks(tiles, TILE_ROWS * of_row, work, |i, tile| {
+        let rows = &stored[i * TILE_ROWS * of_row..];
+        let rows = rows.chunks_exact(of_row).take(TILE_ROWS);
+        if rows.len() < TILE_ROWS {
+            tile.fill(0);
+        }
+        for (lane, row) in rows.enumerate() {
+            let blocks = tile.as_chunks_mut::<TILE_BLOCK>().0.iter_mut().zip(row.as_chunks::<BLOCK_BYTES>().0);
+            blocks.for_each(|(tile, block)| put_lane(block, lane, tile));
+        }
+    });
+}
+
+/// A block of a row into its lane.
+fn put_lane(block: &[u8; BLOCK_BYTES], lane: usize, tile: &mut [u8; TILE_BLOCK]) {
+    let bytes = |at: usize| u128::from_le_bytes(*block[at..].first_chunk().expect("16 bytes of a block"));
+    let mut put = |at: usize, word: u128| tile[at..at + 4].copy_from_slice(&(word as u32).to_le_bytes());
+    for group in 0..BLOCK / GROUP {
+        let (half, quarter, at) = place(GROUP * group);
+        let low = bytes(64 * half + 32 * (quarter % 2) + at) >> (4 * (quarter / 2)) & (u128::MAX / 255 * 15);
+        let high = bytes(128 + 32 * half + at) >> (2 * quarter) & (u128::MAX / 255 * 3);
+        let to = GROUP_BYTES * group + 4 * lane;
+        put(to, low | low >> 32 << 4);
+        put(to + 64, low >> 64 | low >> 96 << 4);
+        put(to + 128, high | high >> 32 << 2 | high >> 64 << 4 | high >> 96 << 6);
+    }
+    for group in 0..BLOCK / GROUP {
+        tile[SCALES + TILE_ROWS * group + lane] = block[192 + group];
+    }
+    tile[D + 2 * lane..][..2].copy_from_slice(&block[208..]);
+}
+
+/// Where column `i` of a block lies in what a file has: the half, its quarter, and the byte of that.
+fn place(i: usize) -> (usize, usize, usize) {
+    (i / 128, i % 128 / 32, i % 32)
+}
+
+/// The 16 codes of a group of one row, from its lane.
+fn codes(group: &[u8], lane: usize) -> [u8; GROUP] {
+    std::array::from_fn(|i| {
+        let (word, byte) = (i / 4, 4 * lane + i % 4);
+        let nibbles = group[64 * (word / 2) + byte];
+        let low = if word % 2 == 0 { nibbles & 15 } else { nibbles >> 4 };
+        low | (group[128 + byte] >> (2 * word) & 3) << 4
+    })
+}
+
+fn scale(block: &[u8; TILE_BLOCK], group: usize, lane: usize) -> i8 {
+    block[SCALES + TILE_ROWS * group + lane].cast_signed()
+}
+
+fn d(block: &[u8; TILE_BLOCK], lane: usize) -> f32 {
+    f16::from_le_bytes([block[D + 2 * lane], block[D + 2 * lane + 1]]).to_f32()
+}
+
+/// The values of row `lane` of a tile.
+pub(crate) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
+    for (block, row) in tile.as_chunks::<TILE_BLOCK>().0.iter().zip(row.as_chunks_mut::<BLOCK>().0) {
+        for (group, row) in row.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+            let scale = d(block, lane) * f32::from(scale(block, group, lane));
+            let codes = codes(&block[GROUP_BYTES * group..], lane);
+            row.iter_mut().zip(codes).for_each(|(value, code)| *value = scale * (f32::from(code) - 32.0));
+        }
+    }
+}
+
+/// The products of the 16 rows of a tile with `T` tokens, of as many blocks as the tile: `[token][row]`.
+///
+/// # Panics
+/// When a token has another number of blocks.
+pub(crate) fn tile_dots<const T: usize>(isa: Isa, tile: &[u8], x: [&SplitActivations; T]) -> [[f32; TILE_ROWS]; T] {
+    let (blocks, rest) = tile.as_chunks::<TILE_BLOCK>();
+    let x = x.map(|x| &x.blocks[..]);
+    assert!(rest.is_empty() && x.iter().all(|x| x.len() == blocks.len()), "as many blocks");
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { avx512::add_row(blocks, &mut sums) },
+        Isa::Avx512Vnni => unsafe { x86::avx512(blocks, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::add_row(blocks, &mut sums) },
+        Isa::Avx2 => unsafe { x86::avx2(blocks, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::AvxVnni => unsafe { avx2::add_row_avxvnni(blocks, &mut sums) },
+        Isa::AvxVnni => unsafe { x86::avxvnni(blocks, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Vnni256 => unsafe { avx2::add_row_vnni256(blocks, &mut sums) },
+        Isa::Vnni256 => unsafe { x86::vnni256(blocks, x) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::add_row(blocks, &mut sums) },
+        Isa::Neon => unsafe { neon::neon(blocks, x) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::add_row_dotprod(blocks, &mut sums) },
-        _ => blocks.for_each(|(block, x)| add(&mut sums, scale(block) * x.scale, &integers(block, x))),
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-        width /= 2;
-    }
-    sums[0]
-}
-
-fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
-    f16::from_le_bytes([block[208], block[209]]).to_f32()
-}
-
-fn add(sums: &mut [f32; LANES], scale: f32, integers: &[i32; LANES]) {
-    for (sum, integer) in sums.iter_mut().zip(integers) {
-        *sum += *integer as f32 * scale;
+        Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::dotprod(blocks, x) },
+        _ => portable(blocks, x),
     }
 }
 
-/// The exact sums of a block: lane `j` has the weights `4 j..4 j + 4` of each 64, and what the offset of all weights makes of
-/// the activations `16 j..16 j + 16`.
-///
-/// A lane is at most `16 * 128 * (63 + 32) * 8128 < 2^31`.
-fn integers(block: &[u8; BLOCK_BYTES], x: &Split) -> [i32; LANES] {
-    let scale = |run: usize| i32::from(block[192 + run].cast_signed());
-    let mut sums: [i32; LANES] = std::array::from_fn(|run| x.offset[run] * scale(run));
-    for (i, lane) in (0..BLOCK).step_by(4).enumerate() {
-        let mut sum = 0;
-        for j in lane..lane + 4 {
-            let (half, quarter, at) = (j / 128, j % 128 / 32, j % 32);
-            let low = block[64 * half + 32 * (quarter % 2) + at] >> (4 * (quarter / 2)) & 15;
-            let high = block[128 + 32 * half + at] >> (2 * quarter) & 3;
-            sum += i32::from(low | high << 4) * (64 * i32::from(x.high[j]) + i32::from(x.low[j]));
-        }
-        sums[i % LANES] += sum * scale(lane / 16);
-    }
-    sums
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    use super::{BLOCK_BYTES, LANES, PREFETCH, Split};
-
-    /// Adds the products of all blocks of a row to `sums`.
-    ///
-    /// # Safety
-    /// The processor has AVX-512 F, BW and VNNI.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-    pub(super) unsafe fn add_row<'a>(
-        blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
-        sums: &mut [f32; LANES],
-    ) {
-        let (nibble, pair) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
-        // The bit pairs of weights 0..32 and 32..64 of a chunk come from the same bytes, two bits apart.
-        let (up, down) = (halves(4, 2), halves(0, 2));
-        // The scale of each pair of weights in a chunk: 16 weights share one.
-        let spread = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(_mm256_set_epi16(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)),
-            _mm256_set_epi16(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2),
-        );
-        // SAFETY: 16 floats are there.
-        let mut total = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        for (block, x) in blocks {
-            // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
-            unsafe {
-                let bytes = block.as_ptr();
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
-                let scales = _mm_loadu_si128(bytes.add(192).cast());
-                let offset = _mm512_load_si512(x.offset.as_ptr().cast());
-                let mut low_sum = _mm512_mullo_epi32(_mm512_cvtepi8_epi32(scales), offset);
-                let mut high_sum = _mm512_setzero_si512();
-                let scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(scales));
-                for half in 0..2 {
-                    let low = _mm512_loadu_si512(bytes.add(64 * half).cast());
-                    let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(bytes.add(128 + 32 * half).cast()));
-                    let first = _mm512_and_si512(low, nibble);
-                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble);
-                    // a | (b & mask)
-                    let codes = [
-                        _mm512_ternarylogic_epi32::<0xf8>(first, _mm512_sllv_epi16(high, up), pair),
-                        _mm512_ternarylogic_epi32::<0xf8>(second, _mm512_srlv_epi16(high, down), pair),
-                    ];
-                    for (i, codes) in codes.into_iter().enumerate() {
-                        let chunk = 2 * half + i;
-                        let high = _mm512_load_si512(x.high.as_ptr().add(64 * chunk).cast());
-                        let low = _mm512_load_si512(x.low.as_ptr().add(64 * chunk).cast());
-                        let of_chunk = _mm512_add_epi16(spread, _mm512_set1_epi16(4 * chunk as i16));
-                        let scale = _mm512_permutexvar_epi16(of_chunk, scales);
-                        // Two products are at most 2 × 63 × 127, which fits 16 bits.
-                        high_sum = _mm512_dpwssd_epi32(high_sum, _mm512_maddubs_epi16(codes, high), scale);
-                        low_sum = _mm512_dpwssd_epi32(low_sum, _mm512_maddubs_epi16(codes, low), scale);
+fn portable<const T: usize>(blocks: &[[u8; TILE_BLOCK]], x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
+    let mut totals = [[0f32; TILE_ROWS]; T];
+    for (b, block) in blocks.iter().enumerate() {
+        for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
+            for lane in 0..TILE_ROWS {
+                let mut sums = [0i32; T];
+                for group in first..first + GROUPS_IN_I32 {
+                    let codes = codes(&block[GROUP_BYTES * group..], lane);
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        let products = codes.iter().enumerate();
+                        let products = products.map(|(i, code)| i32::from(*code) * x[b].integer(GROUP * group + i));
+                        *sum += (x[b].offset[group] + products.sum::<i32>()) * i32::from(scale(block, group, lane));
                     }
                 }
-                let integers = _mm512_add_epi32(_mm512_slli_epi32::<6>(high_sum), low_sum);
-                let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-                    bytes.add(208).cast::<u16>().read_unaligned(),
-                ))));
-                let scale = _mm512_set1_ps(d * x.scale);
-                total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(integers), scale));
+                for ((total, sum), x) in totals.iter_mut().zip(sums).zip(x) {
+                    total[lane] += sum as f32 * (d(block, lane) * x[b].scale);
+                }
             }
         }
-        // SAFETY: there is room for 16 floats.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), total) };
     }
-
-    #[target_feature(enable = "avx512f")]
-    fn halves(first: i16, second: i16) -> __m512i {
-        _mm512_inserti64x4::<1>(_mm512_set1_epi16(first), _mm256_set1_epi16(second))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
-    use super::{BLOCK_BYTES, LANES, PREFETCH, Split};
-
-    /// One text for products of 16 bits that are added by an instruction of its own, and by the same one.
-    macro_rules! add_row {
-        ($name:ident, $features:literal, $add:ident) => {
-            /// Adds the products of all blocks of a row to `sums`.
-            ///
-            /// # Safety
-            /// The processor has what is enabled.
-            #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name<'a>(
-                blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
-                sums: &mut [f32; LANES],
-            ) {
-                let (nibble, pair) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
-                // SAFETY: 16 floats are there.
-                let mut totals = unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))] };
-                for (block, x) in blocks {
-                    // SAFETY: every read is within the 210 bytes of the block, or the arrays of `x`. The prefetch is a hint.
-                    unsafe {
-                        let bytes = block.as_ptr();
-                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 64).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH + 128).cast());
-                        let scales = _mm_loadu_si128(bytes.add(192).cast());
-                        let offsets = x.offset.as_ptr();
-                        // Lanes 0..8 and 8..16.
-                        let mut low_sums = [
-                            _mm256_mullo_epi32(_mm256_cvtepi8_epi32(scales), _mm256_load_si256(offsets.cast())),
-                            _mm256_mullo_epi32(
-                                _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(scales)),
-                                _mm256_load_si256(offsets.add(8).cast()),
-                            ),
-                        ];
-                        let mut high_sums = [_mm256_setzero_si256(); 2];
-                        for half in 0..2 {
-                            let low = [
-                                _mm256_loadu_si256(bytes.add(64 * half).cast()),
-                                _mm256_loadu_si256(bytes.add(64 * half + 32).cast()),
-                            ];
-                            let high = _mm256_loadu_si256(bytes.add(128 + 32 * half).cast());
-                            // The bit pairs of each 32 weights, where a code has them.
-                            let pairs = [
-                                _mm256_slli_epi16::<4>(high),
-                                _mm256_slli_epi16::<2>(high),
-                                high,
-                                _mm256_srli_epi16::<2>(high),
-                            ];
-                            for (quarter, pairs) in pairs.into_iter().enumerate() {
-                                let low = low[quarter % 2];
-                                let low = if quarter < 2 { low } else { _mm256_srli_epi16::<4>(low) };
-                                let codes =
-                                    _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(pairs, pair));
-                                let at = 128 * half + 32 * quarter;
-                                let high = _mm256_load_si256(x.high.as_ptr().add(at).cast());
-                                let low = _mm256_load_si256(x.low.as_ptr().add(at).cast());
-                                let scale =
-                                    |run: usize| _mm_set1_epi16(i16::from(block[192 + at / 16 + run].cast_signed()));
-                                let scale = _mm256_set_m128i(scale(1), scale(0));
-                                // Two products are at most 2 × 63 × 127, which fits 16 bits.
-                                let (high, low) = (_mm256_maddubs_epi16(codes, high), _mm256_maddubs_epi16(codes, low));
-                                let side = quarter % 2;
-                                high_sums[side] = $add(high_sums[side], high, scale);
-                                low_sums[side] = $add(low_sums[side], low, scale);
-                            }
-                        }
-                        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-                            bytes.add(208).cast::<u16>().read_unaligned(),
-                        ))));
-                        let scale = _mm256_set1_ps(d * x.scale);
-                        for ((total, high), low) in totals.iter_mut().zip(high_sums).zip(low_sums) {
-                            let integers = _mm256_add_epi32(_mm256_slli_epi32::<6>(high), low);
-                            *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale));
-                        }
-                    }
-                }
-                // SAFETY: there is room for twice eight floats.
-                unsafe {
-                    _mm256_storeu_ps(sums.as_mut_ptr(), totals[0]);
-                    _mm256_storeu_ps(sums.as_mut_ptr().add(8), totals[1]);
-                }
-            }
-        };
-    }
-
-    add_row!(add_row, "avx2,f16c", add_products);
-    add_row!(add_row_avxvnni, "avx2,f16c,avxvnni", _mm256_dpwssd_avx_epi32);
-    add_row!(add_row_vnni256, "avx2,f16c,avx512vl,avx512vnni", _mm256_dpwssd_epi32);
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn add_products(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
-    }
+    totals
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A block's weights by their definition.
-    fn weights(block: &[u8; BLOCK_BYTES]) -> Vec<f64> {
-        let of_one = |j: usize| {
-            let mut one = Split { high: [0; BLOCK], low: [0; BLOCK], offset: [0; LANES], scale: 1.0 };
-            one.low[j] = 1;
-            one.offset[j / 16] = -32;
-            let sum: i32 = integers(block, &one).iter().sum();
-            f64::from(sum) * f64::from(scale(block))
-        };
-        (0..BLOCK).map(of_one).collect()
+    /// `n` bytes, the same every time.
+    fn bytes(n: usize) -> impl Iterator<Item = u8> {
+        (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+    }
+
+    /// Rows whose scales and codes are anything, the extremes among them.
+    fn stored(rows: usize, blocks: usize) -> Vec<u8> {
+        let mut stored: Vec<u8> = bytes(rows * blocks * BLOCK_BYTES).collect();
+        for (i, block) in stored.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
+            match i % 5 {
+                1 => block[..192].fill(0),
+                2 => block[..192].fill(255),
+                _ => {}
+            }
+            if i % 3 == 1 {
+                block[192..208].fill(128);
+            }
+            block[208..].copy_from_slice(&f16::from_f32(i as f32 * 3e-4 - 1e-2).to_le_bytes());
+        }
+        stored
+    }
+
+    fn tiles(stored: &[u8], cols: usize) -> Vec<u8> {
+        let mut tiles = vec![7; tile_bytes(stored.len() / (cols / BLOCK * BLOCK_BYTES), cols)];
+        tile(stored, cols, &mut tiles);
+        tiles
+    }
+
+    /// By the definition of the format.
+    fn decode(block: &[u8; BLOCK_BYTES]) -> [f32; BLOCK] {
+        std::array::from_fn(|i| {
+            let (half, quarter, at) = place(i);
+            let low = block[64 * half + 32 * (quarter % 2) + at] >> (4 * (quarter / 2)) & 15;
+            let high = block[128 + 32 * half + at] >> (2 * quarter) & 3;
+            let d = f16::from_le_bytes([block[208], block[209]]).to_f32();
+            d * f32::from(block[192 + i / GROUP].cast_signed()) * (f32::from(low | high << 4) - 32.0)
+        })
+    }
+
+    fn activations(cols: usize, seed: usize) -> Vec<f32> {
+        (0..cols).map(|i| ((i * 37 + seed * 11) % 201) as f32 - 100.0 + i as f32 * 1e-3).collect()
     }
 
     #[test]
-    fn every_instruction_set_gives_the_products_of_the_weights() {
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        for blocks in [1, 2, 10] {
-            let mut row: Vec<u8> = (0..blocks * BLOCK_BYTES).map(|_| next()).collect();
-            for block in row.as_chunks_mut::<BLOCK_BYTES>().0 {
-                block[208..].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
-            }
-            let x: Vec<f32> = (0..blocks * BLOCK).map(|_| f32::from(next()) / 40.0 - 3.0).collect();
-            let dense: Vec<f64> = row.as_chunks::<BLOCK_BYTES>().0.iter().flat_map(weights).collect();
-            let exact: f64 = dense.iter().zip(&x).map(|(w, x)| w * f64::from(*x)).sum();
-            let size: f64 = dense.iter().map(|w| w.abs()).sum::<f64>() * 3.0;
-            let split = SplitActivations::new(&x);
-            let expected = dot(Isa::Scalar, &row, &split);
-            assert!((f64::from(expected) - exact).abs() < 3e-5 * size, "{expected} {exact}");
-            for isa in Isa::available() {
-                assert_eq!(dot(isa, &row, &split).to_bits(), expected.to_bits(), "{isa}");
+    fn every_row_comes_back_from_its_tile() {
+        for (rows, blocks) in [(1, 1), (16, 2), (37, 3)] {
+            let (stored, cols) = (stored(rows, blocks), BLOCK * blocks);
+            let tiles = tiles(&stored, cols);
+            let of_tile = TILE_BLOCK * blocks;
+            for (n, row) in stored.chunks_exact(BLOCK_BYTES * blocks).enumerate() {
+                let expected: Vec<f32> = row.as_chunks().0.iter().flat_map(decode).collect();
+                let mut found = vec![0.0; cols];
+                decode_lane(&tiles[n / TILE_ROWS * of_tile..][..of_tile], n % TILE_ROWS, &mut found);
+                assert_eq!(found, expected, "row {n} of {rows}");
             }
         }
     }
 
     #[test]
-    fn the_largest_sums_do_not_wrap_and_what_is_no_number_stays_none() {
-        for (fill, scale) in [(0xff, 0x80u8), (0, 0x80), (0xff, 0x7f), (0, 0x7f)] {
-            let mut row = [fill; BLOCK_BYTES];
-            row[192..208].fill(scale);
-            row[208..].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
-            let code = if fill == 0 { -32.0 } else { 31.0 };
-            for x in [1.0f32, -1.0] {
-                let exact = 256.0 * code * f64::from(scale.cast_signed()) * f64::from(x);
-                for isa in Isa::available() {
-                    let y = f64::from(dot(isa, &row, &SplitActivations::new(&[x; BLOCK])));
-                    assert!((y / exact - 1.0).abs() < 1e-6, "{isa}: {y} {exact}");
-                }
+    fn products_are_those_of_the_values_and_the_same_on_every_instruction_set() {
+        let (stored, cols) = (stored(16, 3), 3 * BLOCK);
+        let tile = tiles(&stored, cols);
+        let mut x: Vec<Vec<f32>> = (0..TOKENS).map(|seed| activations(cols, seed)).collect();
+        x[1].fill(8128.0);
+        x[2].fill(-8128.0);
+        x[3][300..320].fill(0.0);
+        let split: Vec<SplitActivations> = x.iter().map(|x| SplitActivations::new(x)).collect();
+        let all = tile_dots(Isa::Scalar, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t]));
+        for (t, row) in (0..TOKENS).flat_map(|t| (0..TILE_ROWS).map(move |row| (t, row))) {
+            let mut values = vec![0.0; cols];
+            decode_lane(&tile, row, &mut values);
+            let of = |i: usize| (f64::from(values[i]) * f64::from(x[t][i]), f64::from(values[i]) * split[t].value(i));
+            let (exact, taken) = (0..cols).map(of).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+            let size: f64 = (0..cols).map(|i| of(i).0.abs()).sum();
+            assert!((f64::from(all[t][row]) - taken).abs() <= 1e-5 * size, "{} {taken}", all[t][row]);
+            assert!((exact - taken).abs() <= 1e-3 * size, "{exact} {taken}");
+        }
+        for isa in Isa::available() {
+            assert_eq!(tile_dots(isa, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t])), all, "{isa}");
+            for t in 0..TOKENS {
+                assert_eq!(tile_dots(isa, &tile, [&split[t]])[0], all[t], "{isa}, token {t} alone");
             }
         }
-        // Every lane at its largest: the weights of lane `j` against the offset of the activations `16 j..`.
-        let mut row = [0xff; BLOCK_BYTES];
-        row[192..208].fill(0x80);
-        row[208..].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
-        for lane in 0..LANES {
-            let x: [f32; BLOCK] = std::array::from_fn(|i| {
-                let (of_lane, of_offset) = (i % CHUNK / 4 == lane, i / 16 == lane);
-                if of_lane {
-                    1.0
-                } else if of_offset {
-                    -1.0
-                } else {
-                    0.0
-                }
-            });
-            let exact: f64 = x.iter().map(|x| -128.0 * 31.0 * f64::from(*x)).sum();
+    }
+
+    #[test]
+    fn what_is_not_finite_gives_nan() {
+        let tile = tiles(&stored(16, 1), BLOCK);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = activations(BLOCK, 0);
+            x[7] = bad;
             for isa in Isa::available() {
-                let y = f64::from(dot(isa, &row, &SplitActivations::new(&x)));
-                assert!((y - exact).abs() <= 1e-6 * exact.abs(), "{isa} {lane}: {y} {exact}");
+                assert!(tile_dots(isa, &tile, [&SplitActivations::new(&x)])[0].iter().all(|y| y.is_nan()), "{isa}");
             }
         }
-        let mut x = [1.0f32; BLOCK];
-        x[77] = f32::NAN;
-        assert!(dot(Isa::Scalar, &[0; BLOCK_BYTES], &SplitActivations::new(&x)).is_nan());
-        assert_eq!(dot(Isa::Scalar, &[3; BLOCK_BYTES], &SplitActivations::new(&[0.0; BLOCK])), 0.0);
     }
 }

@@ -18,7 +18,7 @@ fn words_of(target: &Target, format: RowFormat, words: usize) -> Option<(Words, 
         RowFormat::F16 => plain(Words::F16),
         RowFormat::Bf16 => plain(Words::Bf16),
         RowFormat::Codes(rows) => Some((Words::Codes { vectors: rows.group / 4 }, rows.lanes)),
-        RowFormat::Q6K(_) | RowFormat::Other(_) => None,
+        RowFormat::Other(_) => None,
     }
 }
 

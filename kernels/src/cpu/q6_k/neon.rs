@@ -1,68 +1,88 @@
-//! Rows of Q6_K on NEON, with and without the `sdot` instruction.
+//! Tiles of Q6_K on NEON, with and without the `sdot` instruction.
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK_BYTES, LANES, Split, scale};
+use super::{BLOCK, D, GROUP, GROUP_BYTES, GROUPS_IN_I32, SCALES, Split, TILE_BLOCK, TILE_ROWS, d};
 use crate::cpu::neon::sdot;
 
-/// Adds the products of all blocks of a row to `sums`: 16 weights with one scale at a time, four sums of four.
-macro_rules! add_row {
+/// Rows in one vector.
+const ROWS: usize = 4;
+
+/// Vectors of a tile.
+const VECTORS: usize = TILE_ROWS / ROWS;
+
+macro_rules! kernel {
     ($name:ident, $features:literal, $dot:ident) => {
         /// # Safety
-        /// The processor has what is enabled.
+        /// The processor has what is enabled. Every token has as many blocks as the tile.
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name<'a>(
-            blocks: impl Iterator<Item = (&'a [u8; BLOCK_BYTES], &'a Split)>,
-            sums: &mut [f32; LANES],
-        ) {
+        pub(super) unsafe fn $name<const T: usize>(
+            blocks: &[[u8; TILE_BLOCK]],
+            x: [&[Split]; T],
+        ) -> [[f32; TILE_ROWS]; T] {
             let (nibble, pair) = (vdupq_n_u8(0x0f), vdupq_n_u8(0x30));
-            // SAFETY: 16 floats are there.
-            let mut totals: [float32x4_t; 4] = std::array::from_fn(|i| unsafe { vld1q_f32(sums.as_ptr().add(4 * i)) });
-            for (block, x) in blocks {
-                let scales: [i32; LANES] = std::array::from_fn(|run| i32::from(block[192 + run].cast_signed()));
-                let mut integers: [int32x4_t; 4] = std::array::from_fn(|i| {
-                    // SAFETY: there are 16 of each.
-                    unsafe { vmulq_s32(vld1q_s32(scales.as_ptr().add(4 * i)), vld1q_s32(x.offset.as_ptr().add(4 * i))) }
-                });
-                for half in 0..2 {
-                    for at in [0, 16] {
-                        // SAFETY: the nibbles and bit pairs of a half are 64 and 32 bytes.
-                        let [first, second, high] = [64 * half + at, 64 * half + 32 + at, 128 + 32 * half + at]
-                            .map(|at| unsafe { vld1q_u8(block.as_ptr().add(at)) });
-                        // Nibbles and pairs of the four quarters of a half.
-                        let nibbles = [
-                            vandq_u8(first, nibble),
-                            vandq_u8(second, nibble),
-                            vshrq_n_u8::<4>(first),
-                            vshrq_n_u8::<4>(second),
-                        ];
-                        let pairs = [vshlq_n_u8::<4>(high), vshlq_n_u8::<2>(high), high, vshrq_n_u8::<2>(high)];
-                        for (quarter, (low, high)) in nibbles.into_iter().zip(pairs).enumerate() {
-                            let codes = vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(high, pair)));
-                            let run = 8 * half + 2 * quarter + at / 16;
-                            // SAFETY: there are 16 times 16 of each.
-                            let [high, low] = [&x.high, &x.low].map(|x| unsafe { vld1q_s8(x.as_ptr().add(16 * run)) });
-                            let products = vshlq_n_s32::<6>($dot(vdupq_n_s32(0), codes, high));
-                            let products = $dot(products, codes, low);
-                            integers[run % 4] = vmlaq_n_s32(integers[run % 4], products, scales[run]);
+            let mut totals = [[vdupq_n_f32(0.0); VECTORS]; T];
+            for (b, block) in blocks.iter().enumerate() {
+                let scales_of_rows: [f32; TILE_ROWS] = std::array::from_fn(|lane| d(block, lane));
+                for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
+                    let mut integers = [[vdupq_n_s32(0); VECTORS]; T];
+                    for group in first..first + GROUPS_IN_I32 {
+                        // SAFETY: the 16 scales of a group are there.
+                        let scales = unsafe { vld1q_s8(block.as_ptr().add(SCALES + TILE_ROWS * group).cast()) };
+                        let halves = [vmovl_s8(vget_low_s8(scales)), vmovl_high_s8(scales)];
+                        for v in 0..VECTORS {
+                            // SAFETY: a group has 64 bytes of each.
+                            let [a, b_, pairs] = [0, 64, 128]
+                                .map(|at| unsafe { vld1q_u8(block.as_ptr().add(GROUP_BYTES * group + at + 16 * v)) });
+                            let low =
+                                [vandq_u8(a, nibble), vshrq_n_u8::<4>(a), vandq_u8(b_, nibble), vshrq_n_u8::<4>(b_)];
+                            let high = [vshlq_n_u8::<4>(pairs), vshlq_n_u8::<2>(pairs), pairs, vshrq_n_u8::<2>(pairs)];
+                            let half = halves[v / 2];
+                            let scale = if v % 2 == 0 { vmovl_s16(vget_low_s16(half)) } else { vmovl_high_s16(half) };
+                            for (integers, x) in integers.iter_mut().zip(x) {
+                                let x = &x[b];
+                                let (mut highs, mut lows) = (vdupq_n_s32(0), vdupq_n_s32(x.offset[group]));
+                                for i in 0..GROUP / 4 {
+                                    let codes = vreinterpretq_s8_u8(vorrq_u8(low[i], vandq_u8(high[i], pair)));
+                                    highs = $dot(highs, codes, four(&x.high, GROUP * group + 4 * i));
+                                    lows = $dot(lows, codes, four(&x.low, GROUP * group + 4 * i));
+                                }
+                                let sum = vaddq_s32(vshlq_n_s32::<6>(highs), lows);
+                                integers[v] = vmlaq_s32(integers[v], sum, scale);
+                            }
+                        }
+                    }
+                    for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
+                        for (v, (total, integers)) in totals.iter_mut().zip(integers).enumerate() {
+                            // SAFETY: there are 16 of them.
+                            let scale = unsafe { vld1q_f32(scales_of_rows.as_ptr().add(ROWS * v)) };
+                            let scale = vmulq_n_f32(scale, x[b].scale);
+                            *total = vaddq_f32(*total, vmulq_f32(vcvtq_f32_s32(integers), scale));
                         }
                     }
                 }
-                let scale = vdupq_n_f32(scale(block) * x.scale);
-                for (total, integers) in totals.iter_mut().zip(integers) {
-                    *total = vaddq_f32(*total, vmulq_f32(vcvtq_f32_s32(integers), scale));
+            }
+            totals.map(|totals| {
+                let mut out = [0.0; TILE_ROWS];
+                for (out, total) in out.chunks_exact_mut(ROWS).zip(totals) {
+                    // SAFETY: there is room for four floats.
+                    unsafe { vst1q_f32(out.as_mut_ptr(), total) };
                 }
-            }
-            for (i, total) in totals.into_iter().enumerate() {
-                // SAFETY: there is room for 16 floats.
-                unsafe { vst1q_f32(sums.as_mut_ptr().add(4 * i), total) };
-            }
+                out
+            })
         }
     };
 }
 
-add_row!(add_row, "neon", products_of_four);
-add_row!(add_row_dotprod, "neon,dotprod", sdot);
+kernel!(neon, "neon", products_of_four);
+kernel!(dotprod, "neon,dotprod", sdot);
+
+/// Four activations in every lane.
+#[inline]
+#[target_feature(enable = "neon")]
+fn four(x: &[i8; BLOCK], at: usize) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(std::array::from_fn(|i| x[at + i].cast_unsigned()))))
+}
 
 /// What [`sdot`] does, for products that fit 16 bits.
 #[inline]

@@ -8,6 +8,7 @@ use super::*;
 use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::isa::Isa;
 use crate::cpu::pool::Pool;
+use crate::cpu::q6_k;
 
 /// Floats of about normal distribution, the same for every seed.
 fn noise(seed: u64, n: usize) -> Vec<f32> {
@@ -27,6 +28,8 @@ struct Stored {
     cols: usize,
     row_bytes: usize,
     format: RowFormat,
+    /// Of Q6_K.
+    tiles: Option<Vec<u8>>,
 }
 
 impl Stored {
@@ -37,7 +40,7 @@ impl Stored {
             _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         };
         let row_bytes = bytes.len() / (values.len() / cols);
-        Self { bytes, cols, row_bytes, format }
+        Self { bytes, cols, row_bytes, format, tiles: None }
     }
 
     /// Rows of Q6_K with these bytes, whatever they mean.
@@ -47,10 +50,16 @@ impl Stored {
         for block in bytes.as_chunks_mut::<210>().0 {
             block[208..].copy_from_slice(&f16::from_f32(1e-3).to_le_bytes());
         }
-        Self { bytes, cols: 256 * blocks, row_bytes: 210 * blocks, format: RowFormat::Q6K(decode_q6_k) }
+        let (cols, row_bytes) = (256 * blocks, 210 * blocks);
+        let mut tiles = vec![0; q6_k::tile_bytes(rows, cols)];
+        q6_k::tile(&bytes, cols, &mut tiles);
+        Self { bytes, cols, row_bytes, format: RowFormat::Other(decode_q6_k), tiles: Some(tiles) }
     }
 
     fn view(&self) -> DenseView<'_> {
+        if let Some(bytes) = &self.tiles {
+            return DenseView::Q6KTiles { bytes, rows: self.bytes.len() / self.row_bytes, cols: self.cols };
+        }
         DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes: self.row_bytes, format: self.format }
     }
 
@@ -140,7 +149,7 @@ fn what_is_found_is_what_the_whole_head_has() {
             }
         }
     }
-    let stored = Stored::q6_k(5, 2_000, 2);
+    let stored = Stored::q6_k(5, 2_003, 2);
     for isa in Isa::available() {
         let x = towards(&stored, 99, 4, 0.5);
         found += wishes().iter().filter(|wanted| check(isa, &stored, &x, wanted).is_some()).count();
