@@ -18,6 +18,7 @@
 //! `256 code = 3 b - next b`, their products are those of the bytes, `256 sum(code x) = 3 sum(b x) - sum(next b x)`.
 //! Rows are padded to whole 80 columns; tiles are as in [`super::tiles`]. The fraction is that of llama.cpp's TQ1_0.
 
+use super::isa::on_each_isa;
 use super::tiles::TILE_ROWS;
 
 /// Columns of four words.
@@ -129,16 +130,53 @@ fn fifth(byte: u8) -> u8 {
     ((3 * u16::from(byte)) >> 8) as u8
 }
 
-/// A whole tile in canonical codes, `canonical` being as many words as there are columns for.
-pub(crate) fn unpack_tile(dense: &[u32], canonical: &mut [u32]) {
-    for lane in 0..TILE_ROWS {
-        unpack(&dense[lane..], &mut canonical[lane..], TILE_ROWS);
+on_each_isa! {
+    /// A whole tile in canonical codes, `canonical` being as many words as there are columns for: [`unpack`] for 16 rows at once.
+    pub(crate) fn unpack_tile(dense: &[u32], canonical: &mut [u32]) = unpack_tile_body
+}
+
+#[inline(always)]
+fn unpack_tile_body(dense: &[u32], canonical: &mut [u32]) {
+    const BYTES: usize = 4 * TILE_ROWS;
+    let groups = dense.as_chunks::<TILE_ROWS>().0.as_chunks::<WORDS>().0;
+    let words = canonical.as_chunks_mut::<TILE_ROWS>().0;
+    for (group, canonical) in groups.iter().zip(words.chunks_mut(CANONICAL)) {
+        let mut fifths = [0u8; BYTES];
+        for (i, word) in group.iter().enumerate() {
+            let mut bytes = [0u8; BYTES];
+            bytes.as_chunks_mut::<4>().0.iter_mut().zip(word).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+            // The fifth code comes first, then those from the highest place of the canonical byte down.
+            let mut codes = [0u8; BYTES];
+            for place in 0..5 {
+                for ((byte, codes), fifths) in bytes.iter_mut().zip(&mut codes).zip(&mut fifths) {
+                    let code = u8::from(*byte >= 86) + u8::from(*byte >= 171);
+                    if place == 0 {
+                        *fifths |= code << (2 * i);
+                    } else {
+                        *codes = (*codes << 2) | code;
+                    }
+                    *byte = byte.wrapping_mul(3);
+                }
+            }
+            if let Some(canonical) = canonical.get_mut(i) {
+                put(&codes, canonical);
+            }
+        }
+        if let Some(canonical) = canonical.get_mut(WORDS) {
+            put(&fifths, canonical);
+        }
     }
+}
+
+#[inline(always)]
+fn put(bytes: &[u8; 4 * TILE_ROWS], words: &mut [u32; TILE_ROWS]) {
+    bytes.as_chunks().0.iter().zip(words).for_each(|(bytes, word)| *word = u32::from_le_bytes(*bytes));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::isa::Isa;
 
     #[test]
     fn every_five_codes_come_back_and_the_fifth_is_a_multiplication_away() {
@@ -166,6 +204,22 @@ mod tests {
                 let mut back = vec![0; row.len()];
                 unpack(&dense, &mut back, stride);
                 assert!((0..words).all(|k| back[k * stride] == row[k * stride]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tile_is_its_rows_on_every_instruction_set() {
+        for words in [1, 4, 5, 13, 160] {
+            let code = |i: usize| ((i * i + i / 7) % 3) as u32;
+            let word = |k: usize| (0..16).map(|j| code(16 * k + j) << (2 * j)).sum();
+            let canonical: Vec<u32> = (0..words * TILE_ROWS).map(word).collect();
+            let mut dense = vec![0; width(16 * words) * TILE_ROWS];
+            (0..TILE_ROWS).for_each(|lane| pack(&canonical[lane..], &mut dense[lane..], TILE_ROWS));
+            for isa in Isa::available() {
+                let mut back = vec![7; canonical.len()];
+                unpack_tile(isa, &dense, &mut back);
+                assert_eq!(back, canonical, "{isa}: {words} words");
             }
         }
     }

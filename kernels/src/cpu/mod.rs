@@ -20,13 +20,13 @@
 //! | `i8mm` | as `dotprod` | as `dotprod` | `smmla`, 8 × 8 |
 //! | `simd128` | `i32x4.dot_i16x8` | bytes times three | 16 × 2 |
 //!
-//! | `BITNET_ISA` | Q6_K rows | f16 rows | attention, products of floats | where its tests ran |
+//! | `BITNET_ISA` | Q6_K, tiles of 16 rows | f16 rows | attention, products of floats | where its tests ran |
 //! |---|---|---|---|---|
 //! | `scalar` | plain | plain | plain | AMD Zen 4, and under every row below |
-//! | `avx2` | `vpmaddubsw`, `vpmaddwd` | F16C | FMA, vectors of 8 | AMD Zen 4 |
-//! | `avxvnni` | `vpmaddubsw`, `vpdpwssd` | F16C | FMA, vectors of 8 | nowhere: no machine had it |
+//! | `avx2` | `vpmaddubsw`, `vpmaddwd`, `vpmulld` | F16C | FMA, vectors of 8 | AMD Zen 4 |
+//! | `avxvnni` | `vpdpbusd`, `vpmulld` | F16C | FMA, vectors of 8 | nowhere: no machine had it |
 //! | `vnni256` | the same | F16C | FMA, vectors of 8 | AMD Zen 4 |
-//! | `avx512vnni` | `vpmaddubsw`, `vpdpwssd` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
+//! | `avx512vnni` | `vpdpbusd`, `vpmulld` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |
 //! | `neon` | `smull`, `saddlp` | `fcvtl` | plain (`fmla`) | QEMU: a Cortex-A72 and its largest processor |
 //! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | plain (`fmla`) | QEMU's largest processor |
 //! | `simd128` | plain | plain | plain | node 20, once: the integer products over ragged shapes, not every test |

@@ -83,7 +83,7 @@ impl TernaryView<'_> {
 
     /// The canonical words of 16 rows in tile order, the rows that are not there as zeros; copied to `buffer` if they do not
     /// lie so.
-    fn tile<'b>(&'b self, tile: usize, buffer: &'b mut Vec<u32>) -> &'b [u32] {
+    fn tile<'b>(&'b self, isa: Isa, tile: usize, buffer: &'b mut Vec<u32>) -> &'b [u32] {
         let (words, rows) = self.stored_tile(tile);
         if rows == TILE_ROWS && self.order == WeightOrder::Tiles {
             return words;
@@ -96,7 +96,7 @@ impl TernaryView<'_> {
                     to[..rows].copy_from_slice(from);
                 }
             }
-            WeightOrder::DenseTiles if rows == TILE_ROWS => base3::unpack_tile(words, buffer),
+            WeightOrder::DenseTiles if rows == TILE_ROWS => base3::unpack_tile(isa, words, buffer),
             WeightOrder::DenseTiles => {
                 let mut row = vec![0; self.width()];
                 for lane in 0..rows {
@@ -173,7 +173,7 @@ impl<S: Sink> Product<'_, S> {
         let count = PANEL.min(w.rows.div_ceil(TILE_ROWS) - first);
         let mut tiles: [&[u32]; PANEL] = [&[]; PANEL];
         for ((tile, buffer), i) in tiles.iter_mut().zip(&mut buffers).take(count).zip(first..) {
-            *tile = w.tile(i, buffer);
+            *tile = w.tile(isa, i, buffer);
         }
         let tiles = &tiles[..count];
         #[cfg(target_arch = "x86_64")]
