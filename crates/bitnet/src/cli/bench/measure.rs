@@ -60,6 +60,9 @@ impl Series {
     }
 }
 
+/// A run, which gives tokens a second and how the head was read.
+type Run<'a> = dyn FnMut() -> Result<(f64, HeadUse), Error> + 'a;
+
 /// What came out.
 pub struct Measured {
     /// By prompt size; the limit is int8 products a second.
@@ -92,18 +95,21 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         Limits::Measured => (&|| Some(reading.bandwidth(isa)), &|| Some(int8_peak(isa))),
         Limits::Known { bandwidth, peak } => (&move || bandwidth, &move || peak),
     };
-    let repeat = |limit: &dyn Fn() -> Option<f64>, run: &mut dyn FnMut() -> Result<(f64, HeadUse), Error>| {
+    let repeat_once = |measured: bool, series: &mut Series, limit: &dyn Fn() -> Option<f64>, run: &mut Run<'_>| {
+        let limit = if measured { limit() } else { None };
+        let (speed, head) = run()?;
+        if measured {
+            series.head = series.head.plus(head);
+            series.speeds.push(speed);
+            series.limits.extend(limit);
+        }
+        bar.inc(1);
+        Ok::<_, Error>(())
+    };
+    let repeat = |limit: &dyn Fn() -> Option<f64>, run: &mut Run<'_>| {
         let mut series = Series::default();
         for repetition in 0..repetitions {
-            let measured = repetition >= plan.warmup;
-            let limit = if measured { limit() } else { None };
-            let (speed, head) = run()?;
-            if measured {
-                series.head = series.head.plus(head);
-                series.speeds.push(speed);
-                series.limits.extend(limit);
-            }
-            bar.inc(1);
+            repeat_once(repetition >= plan.warmup, &mut series, limit, run)?;
         }
         Ok::<_, Error>(series)
     };
@@ -121,22 +127,29 @@ pub fn run(model: &LanguageModel, plan: &Plan, options: SessionOptions, isa: Isa
         prefill.push((*size, series));
     }
 
-    let deepest = plan.depths.last().copied().unwrap_or_default();
-    let mut session = session(deepest + plan.decode);
-    let mut decode = Vec::new();
+    // The depths take turns: what memory gives changes within seconds on a machine that others use too, and a ratio of two
+    // depths shall not be that of two moments.
+    let mut depths = Vec::new();
     for depth in &plan.depths {
-        bar.set_message(format!("decode at {depth}"));
+        bar.set_message(format!("to {depth}"));
+        let mut session = session(depth + plan.decode);
         let prompt: Vec<u32> = text.clone().take(depth + 1).collect();
         if *depth > 0 {
             generate(&mut session, &prompt[..*depth], 1)?;
         }
-        let series = repeat(bandwidth, &mut || {
-            session.truncate(*depth);
-            let (time, head) = generate(&mut session, &prompt, plan.decode)?;
-            Ok((per_second(plan.decode, time), head))
-        })?;
-        decode.push((*depth, series));
+        depths.push((*depth, session, prompt, Series::default()));
     }
+    for repetition in 0..repetitions {
+        for (depth, session, prompt, series) in &mut depths {
+            bar.set_message(format!("decode at {depth}"));
+            repeat_once(repetition >= plan.warmup, series, bandwidth, &mut || {
+                session.truncate(*depth);
+                let (time, head) = generate(session, prompt, plan.decode)?;
+                Ok((per_second(plan.decode, time), head))
+            })?;
+        }
+    }
+    let decode = depths.into_iter().map(|(depth, _, _, series)| (depth, series)).collect();
     let mut batch = Vec::new();
     for sequences in &plan.batches {
         bar.set_message(format!("decode {sequences} texts"));
