@@ -38,14 +38,18 @@ impl Searchable {
     /// pages of the file are not needed any more.
     pub(crate) fn tiled(mut self, release: impl Fn()) -> Self {
         let of_row = self.bytes.len() / self.rows.max(1);
-        let mut tiles = bitnet_ternary::zeroed(q6_k::tile_bytes(self.rows, self.cols));
+        let len = q6_k::tile_bytes(self.rows, self.cols);
+        // A vector that lies across two lines of the cache costs twice: the head would be read at three fifths of its speed.
+        let mut memory: Vec<u8> = bitnet_ternary::zeroed(len + LINE);
+        let begin = memory.as_ptr().align_offset(LINE).min(LINE);
+        let tiles = &mut memory[begin..begin + len];
         let rows_at_once = q6_k::TILE_ROWS * (RELEASED / of_row.max(1) / q6_k::TILE_ROWS).max(1);
         let parts = tiles.chunks_mut(q6_k::tile_bytes(rows_at_once, self.cols).max(1));
         for (tiles, rows) in parts.zip(self.bytes.chunks((rows_at_once * of_row).max(1))) {
             q6_k::tile(rows, self.cols, tiles);
             release();
         }
-        self.tiles = Some(Bytes::from_owner(tiles));
+        self.tiles = Some(Bytes::from_owner(memory).slice(begin..begin + len));
         self
     }
 
@@ -107,3 +111,6 @@ const WORTH_IT: usize = 32 << 20;
 
 /// Pages of a file are given back after so many bytes.
 const RELEASED: usize = 8 << 20;
+
+/// Bytes of a line of a processor's cache, and of the largest vectors.
+const LINE: usize = 64;

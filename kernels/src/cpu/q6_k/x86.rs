@@ -90,11 +90,12 @@ macro_rules! of_eight_rows {
                 let bytes = block.as_ptr();
                 // SAFETY: every read is within the block, or the arrays of `x`, whose groups are four words.
                 unsafe {
-                    let d = [0, 16].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(bytes.add(D + at).cast())));
-                    for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
-                        let mut integers = [[_mm256_setzero_si256(); 2]; T];
-                        for group in first..first + GROUPS_IN_I32 {
-                            for eight in 0..2 {
+                    // First one half of the rows and then the other: with both, activations would not stay in registers.
+                    for eight in 0..2 {
+                        let d = _mm256_cvtph_ps(_mm_loadu_si128(bytes.add(D + 16 * eight).cast()));
+                        for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
+                            let mut integers = [_mm256_setzero_si256(); T];
+                            for group in first..first + GROUPS_IN_I32 {
                                 let at = bytes.add(GROUP_BYTES * group + 32 * eight);
                                 let [a, b_, pairs] = [0, 64, 128].map(|i| _mm256_loadu_si256(at.add(i).cast()));
                                 let low = [a, _mm256_srli_epi16::<4>(a), b_, _mm256_srli_epi16::<4>(b_)];
@@ -115,14 +116,13 @@ macro_rules! of_eight_rows {
                                         std::array::from_fn(|i| _mm256_set1_epi32(lanes.add(i).read()))
                                     };
                                     let sum = $products(codes, words(high), words(low), _mm256_set1_epi32(offset));
-                                    integers[eight] = _mm256_add_epi32(integers[eight], _mm256_mullo_epi32(sum, scale));
+                                    *integers = _mm256_add_epi32(*integers, _mm256_mullo_epi32(sum, scale));
                                 }
                             }
-                        }
-                        for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
-                            for ((total, integers), d) in totals.iter_mut().zip(integers).zip(d) {
+                            for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
                                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x[b].scale));
-                                *total = _mm256_add_ps(*total, _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale));
+                                let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale);
+                                totals[eight] = _mm256_add_ps(totals[eight], scaled);
                             }
                         }
                     }
