@@ -31,8 +31,8 @@
 //! | `dotprod`, `i8mm` | `sdot` | `fcvtl` | plain (`fmla`) | QEMU's largest processor |
 //! | `simd128` | plain | plain | plain | node 20, once: the integer products over ragged shapes, not every test |
 //!
-//! `vnni256` is for tests: it is the text of `avxvnni` (`vnni256.rs`), compiled for AVX-512's encoding of the same two
-//! instructions, `vpdpbusd` and `vpdpwssd`, and nothing else differs. QEMU shows that results are right, and says nothing about
+//! `vnni256` is for tests: it is the text of `avxvnni` (`vnni256.rs`), compiled for AVX-512's encoding of the same
+//! instruction, `vpdpbusd`, and nothing else differs. QEMU shows that results are right, and says nothing about
 //! speed. WebAssembly has one choice, made when it is compiled (`-C target-feature=+simd128`), and no threads.
 //!
 //! Tables of sums that are looked up by groups of trits (`pshufb`, as in T-MAC, arXiv 2407.00088, and bitnet.cpp's TL1) were
