@@ -8,12 +8,12 @@
 use std::cell::Cell;
 use std::fmt;
 
-use bitnet_format::BlockFormat;
 use bitnet_kernels::cpu::attention::{AttentionShape, attention};
 use bitnet_kernels::cpu::dense::{self, DenseView};
 use bitnet_kernels::cpu::kv_cache::{CacheShape, CacheSide};
 use bitnet_kernels::cpu::norm::rms_norm;
 use bitnet_kernels::cpu::probe::{ReadProbe, int8_peak};
+use bitnet_kernels::cpu::q6_k;
 use bitnet_kernels::cpu::ternary::{ScaleView, TernaryView, linear};
 use bitnet_kernels::cpu::{pool, tiles::WeightOrder};
 use bitnet_kernels::{CacheFormat, Isa, RowFormat};
@@ -34,6 +34,9 @@ const HEAD_DIM: usize = 128;
 const VOCABULARY: usize = 128_256;
 const PROMPT: usize = 512;
 const DEPTH: usize = 2048;
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 fn main() {
     let isa = Isa::active();
@@ -149,19 +152,20 @@ fn ternary_512_tokens(bencher: Bencher<'_, '_>, layer: Linear) {
 
 #[divan::bench(args = ["f16", "q6_k"], max_time = 1)]
 fn head(bencher: Bencher<'_, '_>, format: &str) {
-    let (row_bytes, format) = match format {
-        "f16" => (2 * HIDDEN, RowFormat::F16),
-        _ => {
-            let decode =
-                |bytes: &[u8], row: &mut [f32]| BlockFormat::Q6_K.dequantize_row(bytes, row).expect("a row of blocks");
-            (HIDDEN / BlockFormat::Q6_K.block_elems() * BlockFormat::Q6_K.block_bytes(), RowFormat::Q6K(decode))
-        }
+    let size = match format {
+        "f16" => VOCABULARY * 2 * HIDDEN,
+        _ => q6_k::tile_bytes(VOCABULARY, HIDDEN),
     };
-    // Any two bytes of this are a small f16, and so a scale of Q6_K too.
-    let bytes = f16::from_f32(0.01).to_le_bytes().repeat(VOCABULARY * row_bytes / 2);
+    // Any two bytes of this are a small f16, and so a scale of Q6_K too. From a line of the cache on, as a model has it.
+    let memory = f16::from_f32(0.01).to_le_bytes().repeat(size / 2 + LINE);
+    let begin = memory.as_ptr().align_offset(LINE);
+    let bytes = &memory[begin..begin + size];
+    let view = match format {
+        "f16" => DenseView::Stored { bytes, cols: HIDDEN, row_bytes: 2 * HIDDEN, format: RowFormat::F16 },
+        _ => DenseView::Q6KTiles { bytes, rows: VOCABULARY, cols: HIDDEN },
+    };
     let (isa, x, mut out) = (Isa::active(), floats(HIDDEN), vec![0f32; VOCABULARY]);
-    let view = DenseView::Stored { bytes: &bytes, cols: HIDDEN, row_bytes, format };
-    bencher.counter(BytesCount::new(bytes.len())).bench_local(|| dense::linear(isa, black_box(&x), 1, &view, &mut out));
+    bencher.counter(BytesCount::new(size)).bench_local(|| dense::linear(isa, black_box(&x), 1, &view, &mut out));
 }
 
 #[divan::bench(args = CacheFormat::ALL)]

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{BLOCK, D, GROUP, GROUP_BYTES, GROUPS_IN_I32, SCALES, Split, TILE_BLOCK, TILE_ROWS, d};
+use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS_IN_I32, SCALES, Split, TILE_BLOCK, TILE_ROWS, d};
 use crate::cpu::neon::sdot;
 
 /// Rows in one vector.
