@@ -179,6 +179,36 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: what the first lines of this file say, and no more than that.
+    #[test]
+    fn of_pieces_with_one_score_that_overlap_the_order_of_merges_takes_another() {
+        let mut vocab = vocabulary(true);
+        let scores = |vocab: &mut GgufVocabulary, second: f32| {
+            for (piece, score) in [("bc", 1e6), ("cd", second)] {
+                vocab.tokens.push(piece.to_string());
+                vocab.token_types.push(1);
+                vocab.scores.push(score);
+            }
+        };
+        let encode = |vocab: GgufVocabulary| {
+            let (new, old) = (back(&vocab), Tokenizer::from_gguf(vocab).unwrap());
+            ["bcd", "a bcd", "dcb"].map(|text| (new.encode(text, false).unwrap(), old.encode(text, false).unwrap()))
+        };
+        for piece in ["b", "c", "d"] {
+            assert!(vocab.tokens.iter().any(|token| token == piece), "{piece} is a character of the text");
+        }
+        let mut apart = vocab.clone();
+        scores(&mut apart, 1e6 + 1.0);
+        assert!(encode(apart).iter().all(|(new, old)| new == old), "scores that differ are an order");
+        scores(&mut vocab, 1e6);
+        // "cd" comes after "bc" in the vocabulary, as it does in the merges: at the left in both.
+        assert!(encode(vocab.clone()).iter().all(|(new, old)| new == old));
+        let last = vocab.tokens.len() - 1;
+        vocab.tokens.swap(last, last - 1);
+        let [(new, old), ..] = encode(vocab);
+        assert_ne!(new, old, "the one begins at the left, the other with what is named first");
+    }
+
     #[test]
     fn what_merges_cannot_say_is_refused() {
         let refused = |change: &dyn Fn(&mut GgufVocabulary)| {
