@@ -1,4 +1,4 @@
-//! Reading a few logits of a head.
+//! The rows of a head in memory: all of its logits, where the kernels have an order of their own for it, or a few of them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,8 +8,8 @@ use bitnet_kernels::cpu::q6_k;
 use bitnet_kernels::cpu::top::{Head, Sketch, TopLogits, Wanted, top};
 use bytes::Bytes;
 
-/// The rows of a head in memory, with the compressed copy that its largest logits are found by, see
-/// [`bitnet_kernels::cpu::top`].
+/// The rows of a head in memory, in the order of the kernels if that is another one, and with the compressed copy that its
+/// largest logits are found by, see [`bitnet_kernels::cpu::top`].
 #[derive(Clone)]
 pub(crate) struct Searchable {
     /// As the file has them.
