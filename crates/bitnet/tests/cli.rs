@@ -289,7 +289,10 @@ fn too_little_memory_of_a_device_is_said_before_it_is_used() {
                 .env("BITNET_DEVICE_MEMORY", bytes.to_string())
                 .args(["generate", "x", "-n", "2", "--device", device]);
             let output = command.args(more).output().unwrap();
-            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+            let text = String::from_utf8(output.stderr).unwrap();
+            // What a library of the display says where OpenGL's adapters are looked for and nobody is logged in.
+            let own = text.split_inclusive('\n').filter(|line| !line.contains("XDG_RUNTIME_DIR"));
+            (output.status.code(), own.collect::<String>())
         };
         let (code, text) = generate(1, &[]);
         let needed = text

@@ -76,6 +76,9 @@ struct Split {
     low: [i8; BLOCK],
     /// `-32 * sum(64 high + low)` of each 16: what the offset of the weights makes of them.
     offset: [i32; BLOCK / GROUP],
+    /// `-32 * sum(high)` and `-32 * sum(low)` of each 16, of the first and of the second two of every four.
+    #[cfg(target_arch = "x86_64")]
+    pairs: [[[i16; 2]; 2]; BLOCK / GROUP],
     scale: f32,
 }
 
@@ -98,7 +101,14 @@ impl Split {
         // What is computed from NaN or infinity shall be NaN.
         let finite = x.iter().all(|x| x.is_finite());
         let factor = if finite && largest > 0.0 { LARGEST / largest } else { 0.0 };
-        let mut split = Self { high: [0; BLOCK], low: [0; BLOCK], offset: [0; _], scale: largest / LARGEST };
+        let mut split = Self {
+            high: [0; BLOCK],
+            low: [0; BLOCK],
+            offset: [0; _],
+            #[cfg(target_arch = "x86_64")]
+            pairs: [[[0; 2]; 2]; _],
+            scale: largest / LARGEST,
+        };
         if !finite {
             split.scale = f32::NAN;
         }
@@ -108,6 +118,10 @@ impl Split {
             split.high[i] = high as i8;
             split.low[i] = (code - 64 * high) as i8;
             split.offset[i / GROUP] -= 32 * code;
+            #[cfg(target_arch = "x86_64")]
+            for (pairs, value) in split.pairs[i / GROUP].iter_mut().zip([split.high[i], split.low[i]]) {
+                pairs[i % 4 / 2] -= 32 * i16::from(value);
+            }
         }
         split
     }

@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 use half::{bf16, f16};
 
 use super::launch::empty;
-use super::plan::{UNITS, lanes, processor_block, tile, tiling};
+use super::plan::{BLOCK, UNITS, block, lanes, tile, tiling};
 use super::target::{Operand, Products, Target};
 use super::tune::{self, Variant};
 use super::{groups, halves, matmul, matvec, quantize as codes, training};
@@ -213,7 +213,7 @@ fn product(x: &Quantized, matrices: Vec<Matrix>, gate: Option<Gate>) -> CubeTens
 pub(super) fn launch(product: &Product, variant: Variant) {
     match (product.x.products, variant) {
         (Products::Halves, _) => halves(product),
-        (_, Variant::Lanes(lanes)) => few(product, lanes),
+        (_, Variant::Rows { lanes, block }) => few(product, lanes, block),
         (_, Variant::Tiles { smaller }) => tiled(product, smaller),
     }
 }
@@ -251,7 +251,7 @@ fn halves(product: &Product) {
     let Arguments { words, scale, scale_of_row, rows, codes, meta, out, width } = Arguments::of(product);
     let Product { x, matrices, gate, .. } = product;
     let (client, target, tile) = (x.codes.client.clone(), Target::of(&x.codes.client), tile(x.tokens));
-    let block = processor_block(tile, gate.is_some());
+    let block = block(BLOCK, tile, gate.is_some());
     let how = halves::How { tile, block, matrices: matrices.len(), scale_of_row, gate: *gate };
     let (count, dim) = target.tasks(rows[0].div_ceil(block));
     let ([Some(words_a), words_b, words_c], [Some(scale_a), scale_b, scale_c]) = (words, scale) else {
@@ -284,15 +284,17 @@ fn halves(product: &Product) {
 }
 
 /// A few tokens on a GPU.
-fn few(product: &Product, wanted: usize) {
+fn few(product: &Product, wanted: usize, rows_at_once: usize) {
     let Arguments { words, scale, scale_of_row, rows, codes, meta, out, width } = Arguments::of(product);
     let Product { x, matrices, gate, .. } = product;
     let (client, target, tile) = (x.codes.client.clone(), Target::of(&x.codes.client), tile(x.tokens));
-    let outputs = if gate.is_some() { rows[0] } else { rows.iter().sum() };
-    let (lanes, count, dim) = lanes(&target, outputs * x.tokens.div_ceil(tile), wanted);
+    let block = block(rows_at_once, tile, gate.is_some());
+    let blocks: usize = rows.iter().take(if gate.is_some() { 1 } else { 3 }).map(|rows| rows.div_ceil(block)).sum();
+    let (lanes, count, dim) = lanes(&target, blocks * x.tokens.div_ceil(tile), wanted);
     let how = matvec::How {
         bytes: x.products != Products::Floats,
         tile,
+        block,
         lanes,
         units: UNITS,
         in_plane: lanes <= target.plane,

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::dense::{self, Words};
 use super::launch::empty;
-use super::plan::{LANES, UNITS, lanes, tile};
+use super::plan::{UNITS, lanes, tile};
 use super::target::Target;
 use crate::cpu::dense::RowFormat;
 
@@ -38,7 +38,7 @@ pub(crate) fn rows_linear(x: CubeTensor, rows: &CubeTensor, format: RowFormat) -
     let steps = cols / format.of_step(vector);
     let tile = tile(tokens);
     let chains = if target.is_cpu() && tile == 1 { format.values() } else { 1 };
-    let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile), LANES);
+    let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile), target.lanes);
     let (rows, x, y) = (rows.into_buffer_arg(), arranged.into_buffer_arg(), out.clone().into_buffer_arg());
     assert_eq!(words, format.stored(vector, cols), "words of a row");
     // SAFETY: rows and tokens are clamped to what there is, and the size of a row was just checked.

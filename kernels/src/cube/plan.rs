@@ -7,10 +7,12 @@ use super::target::{MatrixUnits, Operand, Target};
 
 /// Units that share a row of weights on a GPU, where nothing else was found to be faster.
 pub(super) const LANES: usize = 8;
+/// Rows that a unit reads side by side on a processor, and where that is found to be faster.
+pub(super) const BLOCK: usize = 4;
 /// Units of a cube.
 pub(super) const UNITS: usize = 128;
 
-/// Lanes and units of a product of `tasks` rows and tiles.
+/// Lanes and units of a product of `tasks` blocks of rows and tiles.
 pub(super) fn lanes(target: &Target, tasks: usize, lanes: usize) -> (usize, CubeCount, CubeDim) {
     if target.is_cpu() {
         let (count, dim) = target.tasks(tasks);
@@ -25,13 +27,12 @@ pub(super) fn tile(tokens: usize) -> usize {
     tokens.next_power_of_two().min(8)
 }
 
-/// Sums of rows and tokens that a unit of a processor keeps in registers, and the most rows among them.
+/// Sums of rows and tokens that a unit keeps in registers.
 const SUMS: usize = 16;
-const BLOCK_ROWS: usize = 4;
 
-/// Rows, or pairs of a row of a gate and one of what it gates, that a unit of a processor reads side by side.
-pub(super) fn processor_block(tile: usize, gate: bool) -> usize {
-    (SUMS / tile).min(BLOCK_ROWS) / if gate { 2 } else { 1 }
+/// Rows, or pairs of a row of a gate and one of what it gates, that a unit reads side by side, where it reads up to `rows`.
+pub(super) fn block(rows: usize, tile: usize, gate: bool) -> usize {
+    ((SUMS / tile).min(rows) / if gate { 2 } else { 1 }).max(1)
 }
 
 /// How a product with `tokens` is cut into tiles; `smaller` ones keep more cubes busy.

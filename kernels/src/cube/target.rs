@@ -6,6 +6,8 @@ use cubecl::features::{MmaConfig, Plane, TypeUsage};
 use cubecl::ir::{DeviceProperties, ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 
+use super::plan::{BLOCK, LANES, UNITS};
+
 /// How activations meet the codes of ternary weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
@@ -97,6 +99,10 @@ pub(crate) struct Target {
     pub matrix: Option<MatrixUnits>,
     /// Units whose values can be exchanged without shared memory.
     pub plane: usize,
+    /// Units that share a row of a matrix in products of a few tokens, or a block of as many rows as `block` says.
+    pub lanes: usize,
+    /// Rows that meet an activation once it is loaded.
+    pub block: usize,
     /// Whether Burn's tuner looks for faster ways than the planned one.
     pub tuned: bool,
     /// Buffers that a kernel can have.
@@ -139,6 +145,17 @@ fn tuned() -> Option<bool> {
     }
 }
 
+/// The cut that `BITNET_ROWS` names, such as `8x1`: units that share rows, and how many rows, in products of a few tokens; so
+/// that those of every device can be tested anywhere.
+static CUT: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+
+fn cut() -> Option<(usize, usize)> {
+    let named = std::env::var("BITNET_ROWS").ok()?;
+    let (lanes, block) = named.split_once('x')?;
+    let of = |text: &str, most| text.parse().ok().filter(|n: &usize| n.is_power_of_two() && *n <= most);
+    Some((of(lanes, UNITS)?, of(block, BLOCK)?))
+}
+
 impl Target {
     /// Of the device behind `client`.
     pub fn of(client: &Client) -> Self {
@@ -156,6 +173,9 @@ impl Target {
             None if dp4a || portable => Products::Bytes,
             None => Products::Floats,
         };
+        // Where units are turns of a loop, nothing is gained by sharing a row, and a load is dear.
+        let software = properties.identity.physical.is_none();
+        let (lanes, block) = CUT.get_or_init(cut).unwrap_or(if software { (1, BLOCK) } else { (LANES, 1) });
         let planes = properties.features.plane.contains(Plane::Ops)
             && hardware.plane_size_min == hardware.plane_size_max
             && !portable;
@@ -166,7 +186,9 @@ impl Target {
             dp4a,
             matrix: MatrixUnits::of(properties),
             plane: if planes { hardware.plane_size_min as usize } else { 1 },
-            tuned: TUNED.get_or_init(tuned).unwrap_or(cores.is_none() && !portable),
+            lanes,
+            block,
+            tuned: TUNED.get_or_init(tuned).unwrap_or(!software && !portable),
             max_bindings: hardware.max_bindings as usize,
             alignment: properties.memory.alignment as usize,
             max_cubes: hardware.max_cube_count.0.min(65_535),

@@ -7,14 +7,19 @@ use cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
 use serde::{Deserialize, Serialize};
 
 use super::launch_products::{Product, launch};
-use super::plan::LANES;
+use super::plan::{BLOCK, LANES};
 use super::target::{Products, Target};
 
 /// A way to make a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
-    /// Row by row, so many units a row.
-    Lanes(usize),
+    /// Row by row.
+    Rows {
+        /// Units that share a block of rows.
+        lanes: usize,
+        /// Rows of a block, fewer where there are several tokens.
+        block: usize,
+    },
     /// Tile by tile, of which there are two sizes.
     Tiles {
         /// The smaller one.
@@ -54,7 +59,13 @@ impl ProductKey {
 
 /// The variant that always works.
 fn first(product: &Product) -> Variant {
-    if product.x.products == Products::Tiles { Variant::Tiles { smaller: false } } else { Variant::Lanes(LANES) }
+    match product.x.products {
+        Products::Tiles => Variant::Tiles { smaller: false },
+        _ => {
+            let Target { lanes, block, .. } = Target::of(&product.x.codes.client);
+            Variant::Rows { lanes, block }
+        }
+    }
 }
 
 /// Makes a product in the fastest way, where the device is one to be tuned; what was asked for by name is not.
@@ -83,8 +94,10 @@ pub(super) fn fastest(product: Product) {
         });
         TunableSet::new(ProductKey::of, |_: &ProductKey, product: &Product| product.clone())
             .with(always)
-            .with(with("rows of 32", Variant::Lanes(32)).group(&rows, if_rows))
-            .with(with("rows of 1", Variant::Lanes(1)).group(&rows, if_rows))
+            .with(with("32 lanes", Variant::Rows { lanes: 32, block: 1 }).group(&rows, if_rows))
+            .with(with("1 lane", Variant::Rows { lanes: 1, block: 1 }).group(&rows, if_rows))
+            .with(with("32 lanes, blocks", Variant::Rows { lanes: 32, block: BLOCK }).group(&rows, if_rows))
+            .with(with("8 lanes, blocks", Variant::Rows { lanes: LANES, block: BLOCK }).group(&rows, if_rows))
             .with(with("small tiles", Variant::Tiles { smaller: true }).group(&tiles, if_tiles))
     });
     TUNER.execute(&id, &client, tunables, product);

@@ -4,7 +4,7 @@ use cubecl::client::Client;
 use cubecl::prelude::*;
 use half::{bf16, f16};
 
-use super::plan::{LANES, UNITS, lanes, tile, tiling};
+use super::plan::{BLOCK, LANES, UNITS, block, lanes, tile, tiling};
 use super::target::{MatrixUnits, Operand, Target};
 use super::{attention, cache, dense, gate, groups, matmul, matvec, norm, quantize, rope, top, training};
 use crate::cpu::gate::Gate;
@@ -84,13 +84,15 @@ fn few_tokens(client: &Client, target: &Target, tokens: usize) {
         (2, Some(Gate::Silu), [INNER, INNER, 0]),
     ];
     for (matrices, gate, rows) in forms {
-        for (bytes, in_plane) in [(true, true), (true, false), (false, true), (false, false)] {
+        let every = [(true, true), (true, false), (false, true), (false, false)];
+        for ((bytes, in_plane), side_by_side) in every.into_iter().flat_map(|way| [(way, 1), (way, BLOCK)]) {
             let (tile, [r, s, t]) = (tile(tokens), rows);
             let outputs = if gate.is_some() { r } else { r + s + t };
-            let (lanes, count, dim) = lanes(target, outputs * tokens.div_ceil(tile), LANES);
+            let block = block(side_by_side, tile, gate.is_some());
+            let (lanes, count, dim) = lanes(target, outputs / block * tokens.div_ceil(tile), LANES);
             let in_plane = in_plane && lanes <= target.plane;
             let scale_of_row = [false, true, false];
-            let how = matvec::How { bytes, tile, lanes, units: UNITS, in_plane, matrices, scale_of_row, gate };
+            let how = matvec::How { bytes, tile, block, lanes, units: UNITS, in_plane, matrices, scale_of_row, gate };
             let words = |i: usize| (i < matrices).then(|| b(rows[i] * HIDDEN / 16));
             let scale = |i: usize| (i < matrices).then(|| b(if scale_of_row[i] { rows[i] } else { 1 }));
             let codes = b(tokens * HIDDEN / if bytes { 4 } else { 1 });

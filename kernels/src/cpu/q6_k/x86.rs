@@ -108,15 +108,10 @@ macro_rules! of_eight_rows {
                                 let codes: [__m256i; 4] = std::array::from_fn(|i| {
                                     _mm256_or_si256(_mm256_and_si256(low[i], nibble), _mm256_and_si256(high[i], pair))
                                 });
-                                let scale = bytes.add(SCALES + TILE_ROWS * group + 8 * eight);
-                                let scale = _mm256_cvtepi8_epi32(_mm_loadl_epi64(scale.cast()));
+                                let scale = bytes.add(SCALES + TILE_ROWS * group + 8 * eight).cast::<i64>();
+                                let scale = scale.read_unaligned();
                                 for (integers, x) in integers.iter_mut().zip(x) {
-                                    let (high, low, offset) = lanes(&x[b], group);
-                                    let words = |lanes: *const i32| {
-                                        std::array::from_fn(|i| _mm256_set1_epi32(lanes.add(i).read()))
-                                    };
-                                    let sum = $products(codes, words(high), words(low), _mm256_set1_epi32(offset));
-                                    *integers = _mm256_add_epi32(*integers, _mm256_mullo_epi32(sum, scale));
+                                    *integers = _mm256_add_epi32(*integers, $products(codes, &x[b], group, scale));
                                 }
                             }
                             for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
@@ -145,32 +140,56 @@ of_eight_rows!(avx2, "avx2,f16c", products);
 of_eight_rows!(avxvnni, "avx2,f16c,avxvnni", products_avxvnni);
 of_eight_rows!(vnni256, "avx2,f16c,avx512vl,avx512vnni", products_vnni256);
 
-/// `offset + sum(code * (64 high + low))` of each lane.
+/// `scale * sum((code - 32) * (64 high + low))` of each lane, with the scales of eight rows.
+///
+/// # Safety
+/// The processor has AVX2, and the block has such a group.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn products(codes: [__m256i; 4], high: [__m256i; 4], low: [__m256i; 4], offset: __m256i) -> __m256i {
-    let of = |x: [__m256i; 4]| -> [__m256i; 4] { std::array::from_fn(|i| _mm256_maddubs_epi16(codes[i], x[i])) };
-    let ([a, b, c, d], [e, f, g, h]) = (of(high), of(low));
-    // Four products of high bytes are at most 4 × 63 × 127, and eight of low ones at most 8 × 63 × 32: they fit 16 bits.
-    let high = [_mm256_add_epi16(a, b), _mm256_add_epi16(c, d)];
-    let low = _mm256_add_epi16(_mm256_add_epi16(e, f), _mm256_add_epi16(g, h));
-    let [high, more] = high.map(|high| _mm256_madd_epi16(high, _mm256_set1_epi16(64)));
-    let low = _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)), offset);
-    _mm256_add_epi32(_mm256_add_epi32(high, more), low)
+unsafe fn products(codes: [__m256i; 4], x: &Split, group: usize, scales: i64) -> __m256i {
+    // SAFETY: the caller's.
+    let (high, low, _) = unsafe { lanes(x, group) };
+    let of = |words: *const i32, pair: [i16; 2]| {
+        let products: [__m256i; 4] = std::array::from_fn(|i| {
+            // SAFETY: a group has four words.
+            _mm256_maddubs_epi16(codes[i], _mm256_set1_epi32(unsafe { words.add(i).read() }))
+        });
+        let pair = _mm256_set1_epi32(i32::from_ne_bytes(bytemuck::cast(pair)));
+        let [a, b, c, d] = products;
+        _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(_mm256_add_epi16(c, d), pair))
+    };
+    // Eight products of 16 bits may overflow on the way; without the offset they are at most 8 * 32 * 127 and fit.
+    let (high, low) = (of(high, x.pairs[group][0]), of(low, x.pairs[group][1]));
+    // The scale of a row in the upper bytes of both halves of its lane.
+    #[rustfmt::skip]
+    let upper = _mm256_setr_epi8(
+        -1, 0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7,
+    );
+    let scale = _mm256_shuffle_epi8(_mm256_set1_epi64x(scales), upper);
+    let high = _mm256_madd_epi16(high, _mm256_srai_epi16::<2>(scale));
+    _mm256_add_epi32(high, _mm256_madd_epi16(low, _mm256_srai_epi16::<8>(scale)))
 }
 
 macro_rules! products_with {
     ($name:ident, $features:literal, $dpbusd:ident) => {
         /// [`products`] by the instruction for four of them.
+        ///
+        /// # Safety
+        /// The processor has what is enabled, and the block has such a group.
         #[inline]
         #[target_feature(enable = $features)]
-        fn $name(codes: [__m256i; 4], high: [__m256i; 4], low: [__m256i; 4], offset: __m256i) -> __m256i {
-            let (mut highs, mut lows) = (_mm256_setzero_si256(), offset);
-            for i in 0..4 {
-                highs = $dpbusd(highs, codes[i], high[i]);
-                lows = $dpbusd(lows, codes[i], low[i]);
+        unsafe fn $name(codes: [__m256i; 4], x: &Split, group: usize, scales: i64) -> __m256i {
+            // SAFETY: the caller's.
+            let (high, low, offset) = unsafe { lanes(x, group) };
+            // SAFETY: a group has four words.
+            let word = |words: *const i32, i| _mm256_set1_epi32(unsafe { words.add(i).read() });
+            let (mut highs, mut lows) = (_mm256_setzero_si256(), _mm256_set1_epi32(offset));
+            for (i, codes) in codes.into_iter().enumerate() {
+                highs = $dpbusd(highs, codes, word(high, i));
+                lows = $dpbusd(lows, codes, word(low, i));
             }
-            _mm256_add_epi32(_mm256_slli_epi32::<6>(highs), lows)
+            let scale = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(scales));
+            _mm256_mullo_epi32(_mm256_add_epi32(_mm256_slli_epi32::<6>(highs), lows), scale)
         }
     };
 }
