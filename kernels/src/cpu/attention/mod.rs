@@ -12,12 +12,13 @@
 //!
 //! A score is a sum over the head's elements in their order, and `o` a sum over the positions in theirs, each step rounded once
 //! (a fused multiply-add), whatever the number of threads, rows and lanes; spans are put together in their order. So is
-//! every result. In an int8 cache a score is an exact integer, see `queries.rs`.
+//! every result. In an int8 cache sums are exact integers: of scores see `queries.rs`, of a span's values `weights.rs`.
 
 pub mod cached;
 mod portable;
 mod queries;
 pub mod segments;
+mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -29,6 +30,7 @@ use super::kv_cache::{BLOCK, CacheFormat, CacheShape};
 use super::parallel::{self, Parts};
 use super::scratch::with_floats;
 use queries::Queries;
+use weights::Weights;
 
 /// Query rows that are worked on together.
 const ROWS: usize = 8;
@@ -200,6 +202,11 @@ impl Call<'_> {
         let blocks = first / BLOCK * words..(first + stride) / BLOCK * words;
         let (keys, values) = (self.blocks(self.keys, rows), self.blocks(self.values, rows));
         let (keys, values) = (&keys[blocks.clone()], &values[blocks]);
+        // One line in a block, which a processor does not see coming: there is time for them until the scores are there.
+        #[cfg(target_arch = "x86_64")]
+        if self.cache.format == CacheFormat::Int8 {
+            x86::fetch_scales(values, words);
+        }
         with_floats(rows.count * stride, |scores| {
             each_step(rows.count, |row, step| {
                 queries.scores(row, step, keys, &mut scores[row * stride..][..step * stride]);
@@ -207,11 +214,12 @@ impl Call<'_> {
             for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
                 let seen = self.positions_of(rows.first + row).saturating_sub(first).min(positions);
                 (state.largest[row], state.total[row]) = exponentials(self.isa, scores, seen);
-                if self.cache.format == CacheFormat::Int8 {
-                    times_scales(self.isa, scores, values, words);
-                }
             }
-            self.sum(rows, positions, scores, values, state.sums);
+            if self.cache.format == CacheFormat::Int8 {
+                Weights::new(self.isa, scores, rows.count, positions, values, words).sum(values, state.sums);
+            } else {
+                self.sum(rows, positions, scores, values, state.sums);
+            }
         });
     }
 
@@ -309,7 +317,7 @@ struct Sum {
     from: usize,
 }
 
-/// `sums[row][d] += weights[row][position] * v[position][d]` for `R` rows, `v` without its scales.
+/// `sums[row][d] += weights[row][position] * v[position][d]` for `R` rows of floats.
 fn weighted_of<const R: usize>(isa: Isa, sum: Sum, weights: &[f32], values: &[u32], sums: &mut [f32]) {
     match isa.vectors() {
         #[cfg(target_arch = "x86_64")]
@@ -352,18 +360,6 @@ fn exponentials_body(scores: &mut [f32], positions: usize) -> (f32, f32) {
         *sum += *x;
     }
     (max, sums.into_iter().sum())
-}
-
-on_each_isa! {
-    /// Multiplies each weight by the scale of its position in an int8 cache, blocks of `words`.
-    fn times_scales(weights: &mut [f32], blocks: &[u32], words: usize) = times_scales_body
-}
-
-#[inline(always)]
-fn times_scales_body(weights: &mut [f32], blocks: &[u32], words: usize) {
-    for (weights, block) in weights.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks.chunks_exact(words)) {
-        weights.iter_mut().zip(&block[..BLOCK]).for_each(|(weight, scale)| *weight *= f32::from_bits(*scale));
-    }
 }
 
 /// Turns the scores of the first `positions` into probabilities, and those behind them into zeros.

@@ -1,6 +1,7 @@
 //! The kernels of attention in portable Rust, which say what the others compute.
 
-use super::Sum;
+use super::weights::CodeSum;
+use super::{SPAN, Sum};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
 pub(super) fn scores<const R: usize>(format: CacheFormat, q: [&[f32]; R], blocks: &[u32], scale: f32, out: &mut [f32]) {
@@ -15,7 +16,7 @@ pub(super) fn weighted<const R: usize>(sum: Sum, weights: &[f32], values: &[u32]
     match sum.format {
         CacheFormat::F32 => weighted_as::<u32, R>(sum, f32::from_bits, weights, values, sums),
         CacheFormat::F16 => weighted_as::<u16, R>(sum, from_f16, weights, values, sums),
-        CacheFormat::Int8 => weighted_as::<i8, R>(sum, f32::from, weights, values, sums),
+        CacheFormat::Int8 => unreachable!("an int8 cache meets codes"),
     }
 }
 
@@ -39,6 +40,33 @@ pub(super) fn code_scores<const R: usize>(
             for (lane, (out, sum)) in out[b * BLOCK..][..BLOCK].iter_mut().zip(sums).enumerate() {
                 *out = sum as f32 * factor * f32::from_bits(scales.expect("int8 blocks have scales")[lane]);
             }
+        }
+    }
+}
+
+pub(super) fn weighted_codes<const R: usize>(
+    CodeSum { head_dim, positions, from }: CodeSum,
+    weights: [&[i16; SPAN]; R],
+    factors: [f32; R],
+    values: &[u32],
+    sums: &mut [f32],
+) {
+    let words = CacheFormat::Int8.block_words(head_dim);
+    for from in (from..head_dim).step_by(VALUES) {
+        let width = VALUES.min(head_dim - from);
+        let mut totals = [[0i32; VALUES]; R];
+        for position in 0..positions {
+            let (block, lane) = (position / BLOCK, position % BLOCK);
+            let (_, codes) = split(CacheFormat::Int8, &values[block * words..][..words]);
+            let codes: &[i8] = bytemuck::cast_slice(codes);
+            let v = &codes[BLOCK * from + lane * width..][..width];
+            for (totals, weights) in totals.iter_mut().zip(weights) {
+                let weight = i32::from(weights[position]);
+                totals.iter_mut().zip(v).for_each(|(total, v)| *total += weight * i32::from(*v));
+            }
+        }
+        for ((sums, totals), factor) in sums.chunks_exact_mut(head_dim).zip(totals).zip(factors) {
+            sums[from..][..width].iter_mut().zip(totals).for_each(|(sum, total)| *sum = total as f32 * factor);
         }
     }
 }

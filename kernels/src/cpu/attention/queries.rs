@@ -80,8 +80,16 @@ fn round_body(query: &[f32], codes: &mut [i16]) -> f32 {
     let most = (i32::MAX as usize / (127 * query.len())).min(i16::MAX as usize) as f32;
     let largest = query.iter().fold(0f32, |a, x| a.max(x.abs()));
     let inverse = if largest > 0.0 { most / largest } else { 0.0 };
-    query.iter().zip(codes).for_each(|(x, code)| *code = (x * inverse).round_ties_even() as i16);
+    query.iter().zip(codes).for_each(|(x, code)| *code = nearest(x * inverse));
     largest / most
+}
+
+/// The nearest integer to a number of 16 bits, ties to even: 1.5 * 2^23 leaves no place behind the point. A number that is none
+/// gives any code.
+#[inline(always)]
+pub(super) fn nearest(x: f32) -> i16 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT).to_bits() as i16
 }
 
 /// `out[row][position] = scale * sum_d q[row][d] * k[position][d]`, for whole blocks of positions.

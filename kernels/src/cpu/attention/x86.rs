@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::queries::PADDING;
-use super::{Sum, portable};
+use super::weights::CodeSum;
+use super::{SPAN, Sum, portable};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
 /// Blocks between what is used and what is fetched.
@@ -20,7 +21,6 @@ trait Lanes: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn load_f32(from: *const f32) -> Self;
     unsafe fn load_f16(from: *const u16) -> Self;
-    unsafe fn load_i8(from: *const i8) -> Self;
     unsafe fn store(self, to: *mut f32);
 }
 
@@ -56,12 +56,6 @@ impl Lanes for Wide {
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above, and 16 halves are there.
         Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self {
-        // SAFETY: as above, and 16 bytes are there.
-        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
     }
 
     #[inline(always)]
@@ -105,15 +99,6 @@ impl Lanes for Pair {
         unsafe {
             let (low, high) = (_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(8).cast()));
             Self(_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self {
-        // SAFETY: as above, and 16 bytes are there.
-        unsafe {
-            let (low, high) = (_mm_loadl_epi64(from.cast()), _mm_loadl_epi64(from.add(8).cast()));
-            Self(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)))
         }
     }
 
@@ -288,7 +273,7 @@ unsafe fn weighted<L: Lanes, const R: usize>(sum: Sum, weights: &[f32], values: 
                 match format {
                     CacheFormat::F32 => run!(f32, load_f32),
                     CacheFormat::F16 => run!(u16, load_f16),
-                    CacheFormat::Int8 => run!(i8, load_i8),
+                    CacheFormat::Int8 => unreachable!("an int8 cache meets codes"),
                 }
                 for (r, part) in part.into_iter().enumerate() {
                     let sums = sums.as_mut_ptr().add(r * head_dim + from);
@@ -402,5 +387,128 @@ pub(super) unsafe fn code_scores_avx2<const R: usize>(
                 }
             }
         }
+    }
+}
+
+/// Asks for the scales of each block.
+pub(super) fn fetch_scales(blocks: &[u32], words: usize) {
+    for block in blocks.chunks_exact(words) {
+        // SAFETY: a hint, and of what is there.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().cast()) }
+    }
+}
+
+/// Int8 values with their weights: two positions are multiplied and added in each 32-bit lane, which is an element. Until the
+/// end `sums` holds integers, of 32 elements those of 0 to 8, 16 to 24, 8 to 16 and 24 to 32.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2")]
+pub(super) unsafe fn weighted_codes_avx512<const R: usize>(
+    sum: CodeSum,
+    weights: [&[i16; SPAN]; R],
+    factors: [f32; R],
+    values: &[u32],
+    sums: &mut [f32],
+) {
+    let CodeSum { head_dim, positions, from } = sum;
+    let words = CacheFormat::Int8.block_words(head_dim);
+    let whole = head_dim / VALUES * VALUES;
+    assert!(positions <= SPAN && values.len() >= positions.div_ceil(BLOCK) * words, "positions");
+    assert!(sums.len() == R * head_dim && from == 0, "sums");
+    sums.fill(0.0);
+    for first in (0..positions).step_by(BLOCK) {
+        for from in (0..whole).step_by(VALUES) {
+            // SAFETY: a block has 16 scales, and then 32 values of each of 16 positions side by side. Each row has codes for
+            // as many positions as a span has, and so many sums. A prefetch is a hint, of an address that need not exist.
+            unsafe {
+                let codes = values.as_ptr().add(first / BLOCK * words + BLOCK).cast::<i8>().add(BLOCK * from);
+                let totals_at: [*mut __m512i; R] =
+                    std::array::from_fn(|r| sums.as_mut_ptr().add(r * head_dim + from).cast());
+                let mut totals = totals_at.map(|at| [_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1))]);
+                for pair in (0..BLOCK.min(positions - first)).step_by(2) {
+                    let at = codes.add(pair * VALUES);
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4 * AHEAD * words));
+                    let (a, b) = (_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(VALUES).cast()));
+                    let low = _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(a, b));
+                    let high = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
+                    for (totals, weights) in totals.iter_mut().zip(weights) {
+                        let weight = weights.as_ptr().add(first + pair).cast::<i32>().read_unaligned();
+                        totals[0] = _mm512_dpwssd_epi32(totals[0], low, _mm512_set1_epi32(weight));
+                        totals[1] = _mm512_dpwssd_epi32(totals[1], high, _mm512_set1_epi32(weight));
+                    }
+                }
+                for (at, totals) in totals_at.into_iter().zip(totals) {
+                    _mm512_storeu_si512(at, totals[0]);
+                    _mm512_storeu_si512(at.add(1), totals[1]);
+                }
+            }
+        }
+    }
+    for (sums, factor) in sums.chunks_exact_mut(head_dim).zip(factors) {
+        for sums in sums.as_chunks_mut::<VALUES>().0 {
+            let [a, c, b, d]: [[u32; VALUES / 4]; 4] = bytemuck::cast(*sums);
+            let integers: [i32; VALUES] = bytemuck::cast([a, b, c, d]);
+            sums.iter_mut().zip(integers).for_each(|(sum, integer)| *sum = integer as f32 * factor);
+        }
+    }
+    if whole < head_dim {
+        portable::weighted_codes(CodeSum { from: whole, ..sum }, weights, factors, values, sums);
+    }
+}
+
+/// [`weighted_codes_avx512`] in registers of half the width, with the integers in their order.
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn weighted_codes_avx2<const R: usize>(
+    sum: CodeSum,
+    weights: [&[i16; SPAN]; R],
+    factors: [f32; R],
+    values: &[u32],
+    sums: &mut [f32],
+) {
+    const HALF: usize = VALUES / 2;
+    let CodeSum { head_dim, positions, from } = sum;
+    let words = CacheFormat::Int8.block_words(head_dim);
+    let whole = head_dim / VALUES * VALUES;
+    assert!(positions <= SPAN && values.len() >= positions.div_ceil(BLOCK) * words, "positions");
+    assert!(sums.len() == R * head_dim && from == 0, "sums");
+    sums.fill(0.0);
+    for first in (0..positions).step_by(BLOCK) {
+        for from in (0..whole).step_by(HALF) {
+            // SAFETY: as there; these 16 values are one half of 32.
+            unsafe {
+                let codes = values.as_ptr().add(first / BLOCK * words + BLOCK).cast::<i8>();
+                let codes = codes.add(BLOCK * (from / VALUES * VALUES) + from % VALUES);
+                let totals_at: [*mut __m256i; R] =
+                    std::array::from_fn(|r| sums.as_mut_ptr().add(r * head_dim + from).cast());
+                let mut totals = totals_at.map(|at| [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]);
+                for pair in (0..BLOCK.min(positions - first)).step_by(2) {
+                    let at = codes.add(pair * VALUES);
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(4 * AHEAD * words));
+                    let (a, b) = (_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(VALUES).cast()));
+                    let low = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+                    let high = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b));
+                    for (totals, weights) in totals.iter_mut().zip(weights) {
+                        let weight = weights.as_ptr().add(first + pair).cast::<i32>().read_unaligned();
+                        let weight = _mm256_set1_epi32(weight);
+                        totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(low, weight));
+                        totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(high, weight));
+                    }
+                }
+                for (at, totals) in totals_at.into_iter().zip(totals) {
+                    _mm256_storeu_si256(at, totals[0]);
+                    _mm256_storeu_si256(at.add(1), totals[1]);
+                }
+            }
+        }
+    }
+    for (sums, factor) in sums.chunks_exact_mut(head_dim).zip(factors) {
+        sums[..whole].iter_mut().for_each(|sum| *sum = sum.to_bits().cast_signed() as f32 * factor);
+    }
+    if whole < head_dim {
+        portable::weighted_codes(CodeSum { from: whole, ..sum }, weights, factors, values, sums);
     }
 }
