@@ -187,9 +187,9 @@ impl<B: TernaryOps + TrainingOps, C: CheckpointStrategy> TrainingOps for Autodif
                 weights.iter().map(node).collect()
             }
             how => {
-                let blended = reference::blended_input::<B>(x.primitive().clone(), how);
+                let blended = reference::input_of::<B>(x.primitive().clone(), how);
                 let node = |w: &FloatTensor<Self>| {
-                    let w_value = reference::blended_weight::<B>(value(w), how);
+                    let w_value = reference::weight_of::<B>(value(w), how);
                     let y = B::float_linear(blended.clone(), w_value.clone(), precision);
                     linear::<B, C>(&x, w, (Saved::Float { x: blended.clone(), w: w_value }, precision), y)
                 };

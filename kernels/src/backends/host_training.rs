@@ -12,7 +12,7 @@ use crate::cpu::attention::segments::{self, Heads};
 use crate::cpu::gate::{self, Gate};
 use crate::cpu::isa::Isa;
 use crate::cpu::ternary::{self, TernaryView};
-use crate::cpu::{cross_entropy, linear_backward, norm, quantize, round};
+use crate::cpu::{blend, cross_entropy, linear_backward, norm, quantize, round};
 use crate::ops::training::{Precision, TrainingOps, reference};
 use crate::ops::{TernaryOps, WeightOrder};
 
@@ -48,6 +48,22 @@ impl<B: HostBackend> TrainingOps for B {
         let [_, cols] = w.shape().dims();
         let (words, scale) = B::absmean_quantize(w, granularity);
         B::ternary_dequantize(words, scale, reference::spec(granularity, cols))
+    }
+
+    fn blended_input(x: FloatTensor<Self>, lambda: f32) -> FloatTensor<Self> {
+        let x = B::contiguous(x);
+        let [tokens, cols] = x.shape().dims();
+        let out = written(tokens * cols, |out| blend::activations(Isa::active(), B::f32s(&x), cols, lambda, out));
+        B::from_f32s(out, &[tokens, cols])
+    }
+
+    fn blended_weight(w: FloatTensor<Self>, granularity: Granularity, lambda: f32) -> FloatTensor<Self> {
+        let w = B::contiguous(w);
+        let [rows, cols] = w.shape().dims();
+        let (words, scale) = B::absmean_quantize(w.clone(), granularity);
+        let trits = view::<B>(&words, &scale, granularity, cols);
+        let out = written(rows * cols, |out| blend::weights(Isa::active(), B::f32s(&w), &trits, lambda, out));
+        B::from_f32s(out, &[rows, cols])
     }
 
     fn absmax_quantize(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {

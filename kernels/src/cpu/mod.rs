@@ -43,6 +43,7 @@ pub mod adamw;
 pub mod attention;
 mod base3;
 pub mod best_logits;
+pub mod blend;
 pub mod code_rows;
 pub mod cross_entropy;
 pub mod dense;

@@ -129,7 +129,8 @@ pub fn absmax(isa: Isa, x: &[f32], cols: usize, codes: &mut [i8], scale: &mut [f
 }
 
 on_each_isa! {
-    fn absmax_of(x: &[f32], codes: &mut [i8]) -> f32 = absmax_int8
+    /// Writes the codes of one token and gives their multiplier.
+    pub(super) fn absmax_of(x: &[f32], codes: &mut [i8]) -> f32 = absmax_int8
 }
 
 #[cfg(test)]

@@ -115,6 +115,30 @@ macro_rules! suite {
             }
 
             #[test]
+            fn blended_values_are_those_of_the_body_to_the_bit() {
+                for [tokens, rows, cols] in SHAPES {
+                    for lambda in [0.25, 0.7, 1.0] {
+                        let x = tensor::<2>(52, [tokens, cols], &device());
+                        let found = B::blended_input(prim(&x), lambda);
+                        assert_eq!(
+                            floats(back::<2>(found)),
+                            floats(back::<2>(reference::blended_input::<B>(prim(&x), lambda)))
+                        );
+                        let w = given(weights(rows, cols), [rows, cols], &device());
+                        for granularity in GRANULARITIES {
+                            let found = B::blended_weight(prim(&w), granularity, lambda);
+                            let body = reference::blended_weight::<B>(prim(&w), granularity, lambda);
+                            assert_eq!(
+                                floats(back::<2>(found)),
+                                floats(back::<2>(body)),
+                                "{rows}x{cols} {granularity}"
+                            );
+                        }
+                    }
+                }
+            }
+
+            #[test]
             fn activations_become_the_same_codes_everywhere() {
                 for [tokens, _, cols] in SHAPES {
                     let x = tensor::<2>(51, [tokens, cols], &device());

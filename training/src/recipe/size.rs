@@ -64,6 +64,11 @@ impl Size {
             Size::M30 => (shape(8, 512, 1408, 8, 4, 512), 64, 2e-3, TokenizerChoice::Bpe(4096)),
             Size::M100 => (shape(12, 768, 2048, 12, 6, 1024), 256, 2.4e-3, TokenizerChoice::Bpe(16384)),
         };
+        let lambda = match self {
+            // Nearer to the float twin with each of three seeds than quantized from the first step.
+            Size::Tiny => LambdaSchedule::Linear { over: Span::Share(0.4) },
+            Size::M10 | Size::M30 | Size::M100 => LambdaSchedule::One,
+        };
         Recipe {
             seed: 0,
             tokenizer,
@@ -73,7 +78,7 @@ impl Size {
                 weights: WeightsChoice::Ternary,
                 scale: ScaleChoice(Granularity::Tensor),
                 act_bits: 8,
-                lambda: LambdaSchedule::default(),
+                lambda,
             },
             batch: BatchRecipe {
                 rows,

@@ -120,6 +120,21 @@ pub trait TrainingOps: Backend {
         reference::ternary_fake_quant::<Self>(w, granularity)
     }
 
+    /// Activations (`[tokens, cols]`) on the way to their quantized values, `x + lambda * (quantized(x) - x)`, of which
+    /// [`TrainingOps::absmax_quantize`] gives the codes. Nothing has a gradient through it.
+    #[fusion(dtype = x, shape = x)]
+    fn blended_input(x: FloatTensor<Self>, lambda: f32) -> FloatTensor<Self> {
+        default_body::<Self>("blended_input", &x.device());
+        reference::blended_input::<Self>(x, lambda)
+    }
+
+    /// The same for weights `[rows, cols]` and [`TrainingOps::ternary_fake_quant`].
+    #[fusion(dtype = w, shape = w)]
+    fn blended_weight(w: FloatTensor<Self>, granularity: Granularity, lambda: f32) -> FloatTensor<Self> {
+        default_body::<Self>("blended_weight", &w.device());
+        reference::blended_weight::<Self>(w, granularity, lambda)
+    }
+
     /// Each row of `x` (`[tokens, cols]`) as int8 codes, and its multiplier `127 / max(max|x|, 1e-5)` (`[tokens, 1]`).
     #[fusion(meta = fused::absmax)]
     fn absmax_quantize(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {

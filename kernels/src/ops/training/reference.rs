@@ -29,22 +29,36 @@ pub fn quantized_linears<B: TrainingOps>(
             weights.map(product).collect()
         }
         how => {
-            let x = blended_input::<B>(x, how);
-            weights.map(|w| B::float_linear(x.clone(), blended_weight::<B>(w, how), precision)).collect()
+            let x = input_of::<B>(x, how);
+            weights.map(|w| B::float_linear(x.clone(), weight_of::<B>(w, how), precision)).collect()
         }
     }
 }
 
-/// `x + lambda * (quantized(x) - x)`.
-pub fn blended_input<B: TrainingOps>(x: FloatTensor<B>, how: Quantization) -> FloatTensor<B> {
-    let Quantization::Ternary { activations: Activations::Int8, lambda, .. } = how else { return x };
+/// What the input of a layer is taken for.
+pub(crate) fn input_of<B: TrainingOps>(x: FloatTensor<B>, how: Quantization) -> FloatTensor<B> {
+    match how {
+        Quantization::Ternary { activations: Activations::Int8, lambda, .. } => B::blended_input(x, lambda),
+        Quantization::Ternary { activations: Activations::Float, .. } | Quantization::None => x,
+    }
+}
+
+/// What the weights of a layer are taken for.
+pub(crate) fn weight_of<B: TrainingOps>(w: FloatTensor<B>, how: Quantization) -> FloatTensor<B> {
+    match how {
+        Quantization::Ternary { granularity, lambda, .. } => B::blended_weight(w, granularity, lambda),
+        Quantization::None => w,
+    }
+}
+
+/// See [`TrainingOps::blended_input`].
+pub fn blended_input<B: Backend>(x: FloatTensor<B>, lambda: f32) -> FloatTensor<B> {
     let (codes, multiplier) = ops::absmax_int8::<B>(x.clone());
     blend::<B>(x, B::float_div(codes, multiplier), lambda)
 }
 
-/// `w + lambda * (quantized(w) - w)`.
-pub fn blended_weight<B: TrainingOps>(w: FloatTensor<B>, how: Quantization) -> FloatTensor<B> {
-    let Quantization::Ternary { granularity, lambda, .. } = how else { return w };
+/// See [`TrainingOps::blended_weight`].
+pub fn blended_weight<B: TrainingOps>(w: FloatTensor<B>, granularity: Granularity, lambda: f32) -> FloatTensor<B> {
     let quantized = B::ternary_fake_quant(w.clone(), granularity);
     blend::<B>(w, quantized, lambda)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bitnet::training::RunFolder;
 use bitnet::training::data::Source;
+use bitnet::training::schedule::LambdaSchedule;
 use clap::Args;
 
 use self::recipe_args::RecipeArgs;
@@ -42,8 +43,13 @@ impl Train {
     pub fn run(self) -> Result<(), CliError> {
         let before = self.run.resume.then(|| RunFolder::new(&self.run.out)).filter(RunFolder::is_begun);
         let before = before.map(|folder| folder.read_recipe()).transpose()?;
+        let ready_made = before.is_none() && self.recipe.is_ready_made();
         let mut recipe = self.recipe.recipe(before)?;
         if let Some(from) = self.from {
+            if ready_made {
+                // Weights that may be ternary already are not to be floats again first.
+                recipe.quantization.lambda = LambdaSchedule::One;
+            }
             let whole = from.canonicalize();
             recipe.from = Some(whole.map_err(|error| CliError::Read { path: from, error })?);
         }

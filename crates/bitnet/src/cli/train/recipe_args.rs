@@ -36,7 +36,7 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "BITS", value_parser = act_bits)]
     act_bits: Option<u8>,
 
-    /// How far values are quantized over the run: one, or linear:over=STEPS
+    /// How far values are quantized over the run: one, or linear:over=STEPS (or a share of the run such as 40%)
     #[arg(long, value_name = "SCHEDULE")]
     lambda: Option<LambdaSchedule>,
 
@@ -69,6 +69,11 @@ fn act_bits(text: &str) -> Result<u8, String> {
 }
 
 impl RecipeArgs {
+    /// Whether how values are quantized is left to a ready-made recipe.
+    pub fn is_ready_made(&self) -> bool {
+        self.recipe.is_none() && self.lambda.is_none()
+    }
+
     /// The recipe: of the size or the file that was asked for, else `before`, the one of the run that is resumed.
     pub fn recipe(self, before: Option<Recipe>) -> Result<Recipe, CliError> {
         let mut recipe = match (&self.recipe, self.size, before) {
