@@ -40,7 +40,7 @@ def ours(arguments, quant, precision):
         # The measurement at the end of a run is none of what is timed.
         held_out.write_text("What is held out is looked at once, at the end of the run.\n" * 99)
         command = [arguments.bitnet, "train", arguments.text, "--out", out, *SIZES[arguments.preset]]
-        command += ["--validation", held_out, "--quant", quant, "--precision", precision]
+        command += ["--validation", held_out, "--quant", quant, "--precision", precision, "--lambda", "one"]
         command += ["--max-steps", arguments.steps, "--threads", arguments.threads]
         run([*command, "--validate-every", 1000000, "--sample-every", 0, "--log-every", 1000000])
         lines = (out / "metrics.jsonl").read_text().splitlines()[arguments.settle:]

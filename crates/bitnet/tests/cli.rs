@@ -103,14 +103,16 @@ fn output_of_family(name: &str, isa: Option<&str>, more: &[&str]) -> Vec<Value> 
 }
 
 #[test]
-fn every_family_gives_the_same_on_every_instruction_set_and_device() {
+fn every_family_gives_the_same_on_every_instruction_set_and_native_device() {
     for name in FAMILIES.into_iter().chain(["bonsai-g64", "bonsai-g128"]) {
         let expected = output_of_family(name, None, &[]);
         assert!(expected.iter().all(|values| values.as_array().unwrap().len() >= 12), "{name}");
         for isa in bitnet::model::Isa::available() {
             assert_eq!(output_of_family(name, Some(isa.name()), &[]), expected, "{name}, {isa}");
         }
-        for device in bitnet::model::devices().unwrap() {
+        // Those of CubeCL add floats up in another order, and have suites of their own.
+        let devices = bitnet::model::devices().unwrap();
+        for device in devices.iter().filter(|device| device.kernels.starts_with("native, ")) {
             let device = device.kind.name();
             let found = output_of_family(name, None, &["--device", device]);
             if name == "embedding-gemma3" {

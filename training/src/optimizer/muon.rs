@@ -1,5 +1,6 @@
 //! Muon: momentum whose matrix is made orthogonal before it is a step.
 
+use bitnet_kernels::ops::training::{Precision, Quantization, quantized_linears};
 use burn::tensor::Tensor;
 
 use super::StepSize;
@@ -48,9 +49,16 @@ fn orthogonal(g: Tensor<2>) -> Tensor<2> {
     let mut x = g / norm;
     let [a, b, c] = COEFFICIENTS;
     for _ in 0..ITERATIONS {
-        let square = x.clone().matmul(x.clone().transpose());
-        let polynomial = square.clone() * b + square.clone().matmul(square) * c;
-        x = x.clone() * a + polynomial.matmul(x);
+        let square = product(x.clone(), x.clone());
+        // Symmetric, so it is its own transpose.
+        let polynomial = square.clone() * b + product(square.clone(), square) * c;
+        x = x.clone() * a + product(polynomial, x.transpose());
     }
     if tall { x.transpose() } else { x }
+}
+
+/// `a bᵀ`, as the float products of the linears.
+fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let [product] = quantized_linears(a, [b], Quantization::None, Precision::F32);
+    product
 }

@@ -10,6 +10,7 @@ use bitnet_training::data::Source;
 use bitnet_training::metrics::Outcome;
 use bitnet_training::parameters::Parameters;
 use bitnet_training::recipe::{Recipe, Size};
+use bitnet_training::schedule::LambdaSchedule;
 use bitnet_training::{Event, Observer, RunOptions, TrainError, train};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
@@ -28,6 +29,8 @@ pub fn small() -> Recipe {
     recipe.model.kv_heads = 2;
     recipe.model.context = 32;
     recipe.batch.rows = 6;
+    // The forward pass is exact from the first step.
+    recipe.quantization.lambda = LambdaSchedule::One;
     recipe.optimizer.learning_rate.peak = 5e-3;
     recipe.optimizer.learning_rate.warmup = "5".parse().unwrap();
     let run = &mut recipe.run;
