@@ -129,12 +129,35 @@ pub(super) fn words_of_position(head_dim: usize, format: CacheFormat, side: Cach
     }
 }
 
-/// Writes `x` (`[tokens, kv_heads, head_dim]`) to its places, keys (`half` above zero) turned.
+/// Writes `k` and `v` (`[tokens, kv_heads, head_dim]`) to their places, keys turned.
+#[cube(launch)]
+pub(super) fn write(
+    k: &[f32],
+    v: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    places: &[u32],
+    keys: &mut [u32],
+    values: &mut [u32],
+    kv_heads: usize,
+    blocks: usize,
+    #[comptime] head_dim: usize,
+    #[comptime] half: usize,
+    #[comptime] block_words: usize,
+    #[comptime] format: CacheFormat,
+) {
+    let (of_keys, of_values) = comptime!((CacheSide::Keys, CacheSide::Values));
+    write_side(k, cos, sin, places, keys, kv_heads, blocks, head_dim, half, block_words, format, of_keys);
+    // Values do not turn.
+    write_side(v, cos, sin, places, values, kv_heads, blocks, head_dim, 0usize, block_words, format, of_values);
+}
+
+/// One side of [`write`]; keys have a `half` above zero.
 ///
 /// A word can hold values of neighbouring positions. The unit of the first token of a call that has a value in it writes it
 /// for all of them, and keeps what belongs to other positions.
-#[cube(launch)]
-pub(super) fn write(
+#[cube]
+fn write_side(
     x: &[f32],
     cos: &[f32],
     sin: &[f32],

@@ -41,8 +41,7 @@ pub(crate) fn attend(
     let (q, cos, sin, places) =
         (into_contiguous(q), into_contiguous(cos), into_contiguous(sin), into_contiguous(places));
     let call = Call { target: Target::of(&q.client), cos, sin, places, spec };
-    call.write(k, &keys, CacheSide::Keys);
-    call.write(v, &values, CacheSide::Values);
+    call.write(k, v, &keys, &values);
     let out = if call.target.is_cpu() && q.shape()[2].is_multiple_of(BLOCK) {
         call.alone(q, &keys, &values)
     } else {
@@ -72,53 +71,56 @@ impl Call {
         self.cos.shape()[1]
     }
 
-    fn write(&self, x: CubeTensor, cache: &CubeTensor, side: CacheSide) {
-        let x = into_contiguous(x);
-        let client = x.client.clone();
-        let [tokens, kv_heads, head_dim] = x.shape().dims();
-        let [_, _, blocks, block_words] = cache.shape().dims();
-        let format = self.spec.format;
-        // Values do not turn.
-        let half = if side == CacheSide::Keys { self.half() } else { 0 };
-        let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
+    /// Writes keys and values, in one launch but for the scales of an int8 cache.
+    fn write(&self, k: CubeTensor, v: CubeTensor, keys: &CubeTensor, values: &CubeTensor) {
+        let (k, v) = (into_contiguous(k), into_contiguous(v));
+        let client = k.client.clone();
+        let [tokens, kv_heads, head_dim] = k.shape().dims();
+        let [_, _, blocks, block_words] = keys.shape().dims();
+        let (format, half) = (self.spec.format, self.half());
         if format == CacheFormat::Int8 {
-            let (count, dim) = self.target.tasks(tokens * kv_heads);
-            let (x, cache) = (x.clone().into_buffer_arg(), cache.clone().into_buffer_arg());
-            let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
-            cache::scales::launch(
-                &client,
-                count,
-                dim,
-                x,
-                cos,
-                sin,
-                places,
-                cache,
-                kv_heads,
-                blocks,
-                head_dim,
-                half,
-                block_words,
-            );
+            // Values do not turn.
+            for (x, cache, half) in [(&k, keys, half), (&v, values, 0)] {
+                let (count, dim) = self.target.tasks(tokens * kv_heads);
+                let (x, cache) = (x.clone().into_buffer_arg(), cache.clone().into_buffer_arg());
+                let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
+                cache::scales::launch(
+                    &client,
+                    count,
+                    dim,
+                    x,
+                    cos,
+                    sin,
+                    places,
+                    cache,
+                    kv_heads,
+                    blocks,
+                    head_dim,
+                    half,
+                    block_words,
+                );
+            }
         }
-        let (count, dim) = self.target.tasks(tokens * kv_heads * words_of_position(head_dim, format, side));
-        let (x, cache) = (x.into_buffer_arg(), cache.clone().into_buffer_arg());
+        let of_position = [CacheSide::Keys, CacheSide::Values].map(|side| words_of_position(head_dim, format, side));
+        let (count, dim) = self.target.tasks(tokens * kv_heads * of_position[0].max(of_position[1]));
+        let [cos, sin, places] = [&self.cos, &self.sin, &self.places].map(|x| x.clone().into_buffer_arg());
         cache::write::launch(
             &client,
             count,
             dim,
-            x,
+            k.into_buffer_arg(),
+            v.into_buffer_arg(),
             cos,
             sin,
             places,
-            cache,
+            keys.clone().into_buffer_arg(),
+            values.clone().into_buffer_arg(),
             kv_heads,
             blocks,
             head_dim,
             half,
             block_words,
             format,
-            side,
         );
     }
 

@@ -8,7 +8,7 @@ use super::plan::{BLOCK, LANES, UNITS, block, lanes, tile, tiling};
 use super::target::{MatrixUnits, Operand, Target};
 use super::{attention, cache, dense, gate, groups, matmul, matvec, norm, quantize, rope, top, training};
 use crate::cpu::gate::Gate;
-use crate::cpu::kv_cache::{CacheFormat, CacheSide};
+use crate::cpu::kv_cache::CacheFormat;
 
 /// What [`all`] launches: everything but `halves` and `alone`, which are for processors.
 pub const KERNELS: [&str; 25] = [
@@ -247,13 +247,12 @@ fn attention(client: &Client, target: &Target) {
         let (count, dim) = target.tasks(kv_heads);
         let (x, cos, sin, places, to) = (b(kv_heads * head_dim), b(half), b(half), b(2), b(of_cache));
         cache::scales::launch(client, count, dim, x, cos, sin, places, to, kv_heads, blocks, head_dim, half, words);
-        for (side, half) in [(CacheSide::Keys, half), (CacheSide::Values, 0)] {
-            let (count, dim) = target.tasks(kv_heads * words);
-            let (x, cos, sin, places, to) = (b(kv_heads * head_dim), b(half.max(1)), b(half.max(1)), b(2), b(of_cache));
-            cache::write::launch(
-                client, count, dim, x, cos, sin, places, to, kv_heads, blocks, head_dim, half, words, format, side,
-            );
-        }
+        let (count, dim) = target.tasks(kv_heads * words);
+        let (k, v, cos, sin, places) = (b(kv_heads * head_dim), b(kv_heads * head_dim), b(half), b(half), b(2));
+        let (keys, values) = (b(of_cache), b(of_cache));
+        cache::write::launch(
+            client, count, dim, k, v, cos, sin, places, keys, values, kv_heads, blocks, head_dim, half, words, format,
+        );
         let units = target.units_of_a_row();
         for (tokens, splits) in [(1, 1), (1, 4), (4, 1)] {
             let tile = attention::Tile { head_dim, half, heads: 4, of_kv_head: 1, tokens, units, splits };
