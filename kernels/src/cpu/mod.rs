@@ -23,7 +23,7 @@
 //! | `BITNET_ISA` | Q6_K, tiles of 16 rows | f16 rows | attention, products of floats | where its tests ran |
 //! |---|---|---|---|---|
 //! | `scalar` | plain | plain | plain | AMD Zen 4, and under every row below |
-//! | `avx2` | `vpmaddubsw`, `vpmaddwd`, `vpmulld` | F16C | FMA, vectors of 8 | AMD Zen 4 |
+//! | `avx2` | `vpmaddubsw`, `vpmaddwd` | F16C | FMA, vectors of 8 | AMD Zen 4 |
 //! | `avxvnni` | `vpdpbusd`, `vpmulld` | F16C | FMA, vectors of 8 | nowhere: no machine had it |
 //! | `vnni256` | the same | F16C | FMA, vectors of 8 | AMD Zen 4 |
 //! | `avx512vnni` | `vpdpbusd`, `vpmulld` | vectors of 16 | FMA, vectors of 16 | AMD Zen 4 |

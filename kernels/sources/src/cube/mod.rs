@@ -1,5 +1,5 @@
 //! The kernels themselves, which name nothing of Burn, and launches of each.
-#![allow(dead_code, reason = "what only processors and tensors of Burn need")]
+#![expect(dead_code, reason = "what only processors and tensors of Burn need")]
 
 #[path = "../../../src/cube/attention.rs"]
 mod attention;

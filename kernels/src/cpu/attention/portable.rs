@@ -1,6 +1,5 @@
 //! The kernels of attention in portable Rust, which say what the others compute.
 
-use super::weights::CodeSum;
 use super::{SPAN, Sum};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
@@ -45,19 +44,19 @@ pub(super) fn code_scores<const R: usize>(
 }
 
 pub(super) fn weighted_codes<const R: usize>(
-    CodeSum { head_dim, positions, from }: CodeSum,
+    Sum { format, head_dim, positions, from }: Sum,
     weights: [&[i16; SPAN]; R],
     factors: [f32; R],
     values: &[u32],
     sums: &mut [f32],
 ) {
-    let words = CacheFormat::Int8.block_words(head_dim);
+    let words = format.block_words(head_dim);
     for from in (from..head_dim).step_by(VALUES) {
         let width = VALUES.min(head_dim - from);
         let mut totals = [[0i32; VALUES]; R];
         for position in 0..positions {
             let (block, lane) = (position / BLOCK, position % BLOCK);
-            let (_, codes) = split(CacheFormat::Int8, &values[block * words..][..words]);
+            let (_, codes) = split(format, &values[block * words..][..words]);
             let codes: &[i8] = bytemuck::cast_slice(codes);
             let v = &codes[BLOCK * from + lane * width..][..width];
             for (totals, weights) in totals.iter_mut().zip(weights) {

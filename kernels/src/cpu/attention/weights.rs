@@ -13,11 +13,11 @@
 use super::queries::nearest;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{ROWS, SPAN, each_step, portable};
+use super::{ROWS, SPAN, Sum, each_step, portable};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::isa::Vectors;
 use crate::cpu::isa::{Isa, on_each_isa};
-use crate::cpu::kv_cache::BLOCK;
+use crate::cpu::kv_cache::{BLOCK, CacheFormat};
 
 /// The largest code: a sum over a span stays within 31 bits.
 const LARGEST: f32 = i16::MAX as f32;
@@ -69,7 +69,7 @@ impl Weights {
     fn sum_of<const R: usize>(&self, first: usize, head_dim: usize, blocks: &[u32], sums: &mut [f32]) {
         let codes: [&[i16; SPAN]; R] = std::array::from_fn(|r| &self.codes[first + r]);
         let factors: [f32; R] = std::array::from_fn(|r| self.factors[first + r]);
-        let sum = CodeSum { head_dim, positions: self.positions, from: 0 };
+        let sum = Sum { format: CacheFormat::Int8, head_dim, positions: self.positions, from: 0 };
         match self.isa.vectors() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: whoever came in through a public function has passed `Isa::check`.
@@ -80,15 +80,6 @@ impl Weights {
             _ => portable::weighted_codes(sum, codes, factors, blocks, sums),
         }
     }
-}
-
-/// A sum of int8 values, each with a weight.
-#[derive(Clone, Copy)]
-pub(super) struct CodeSum {
-    pub(super) head_dim: usize,
-    pub(super) positions: usize,
-    /// The first element that is summed.
-    pub(super) from: usize,
 }
 
 on_each_isa! {

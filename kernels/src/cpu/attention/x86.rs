@@ -3,7 +3,6 @@
 use std::arch::x86_64::*;
 
 use super::queries::PADDING;
-use super::weights::CodeSum;
 use super::{SPAN, Sum, portable};
 use crate::cpu::kv_cache::{BLOCK, CacheFormat, VALUES};
 
@@ -405,14 +404,14 @@ pub(super) fn fetch_scales(blocks: &[u32], words: usize) {
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2")]
 pub(super) unsafe fn weighted_codes_avx512<const R: usize>(
-    sum: CodeSum,
+    sum: Sum,
     weights: [&[i16; SPAN]; R],
     factors: [f32; R],
     values: &[u32],
     sums: &mut [f32],
 ) {
-    let CodeSum { head_dim, positions, from } = sum;
-    let words = CacheFormat::Int8.block_words(head_dim);
+    let Sum { format, head_dim, positions, from } = sum;
+    let words = format.block_words(head_dim);
     let whole = head_dim / VALUES * VALUES;
     assert!(positions <= SPAN && values.len() >= positions.div_ceil(BLOCK) * words, "positions");
     assert!(sums.len() == R * head_dim && from == 0, "sums");
@@ -453,7 +452,7 @@ pub(super) unsafe fn weighted_codes_avx512<const R: usize>(
         }
     }
     if whole < head_dim {
-        portable::weighted_codes(CodeSum { from: whole, ..sum }, weights, factors, values, sums);
+        portable::weighted_codes(Sum { from: whole, ..sum }, weights, factors, values, sums);
     }
 }
 
@@ -463,15 +462,15 @@ pub(super) unsafe fn weighted_codes_avx512<const R: usize>(
 /// The processor has AVX2.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn weighted_codes_avx2<const R: usize>(
-    sum: CodeSum,
+    sum: Sum,
     weights: [&[i16; SPAN]; R],
     factors: [f32; R],
     values: &[u32],
     sums: &mut [f32],
 ) {
     const HALF: usize = VALUES / 2;
-    let CodeSum { head_dim, positions, from } = sum;
-    let words = CacheFormat::Int8.block_words(head_dim);
+    let Sum { format, head_dim, positions, from } = sum;
+    let words = format.block_words(head_dim);
     let whole = head_dim / VALUES * VALUES;
     assert!(positions <= SPAN && values.len() >= positions.div_ceil(BLOCK) * words, "positions");
     assert!(sums.len() == R * head_dim && from == 0, "sums");
@@ -509,6 +508,6 @@ pub(super) unsafe fn weighted_codes_avx2<const R: usize>(
         sums[..whole].iter_mut().for_each(|sum| *sum = sum.to_bits().cast_signed() as f32 * factor);
     }
     if whole < head_dim {
-        portable::weighted_codes(CodeSum { from: whole, ..sum }, weights, factors, values, sums);
+        portable::weighted_codes(Sum { from: whole, ..sum }, weights, factors, values, sums);
     }
 }
