@@ -171,23 +171,36 @@ macro_rules! suite {
                         let norm = Some((w.clone(), 1e-5));
                         let [ya, yb] = ops::ternary_linears(x.clone(), norm.clone(), [a.clone(), b.clone()]);
                         assert_eq!(floats(ya), floats(alone(normed.clone(), &a)));
-                        assert_eq!(floats(yb), floats(alone(normed, &b)));
+                        assert_eq!(floats(yb), floats(alone(normed.clone(), &b)));
                         let [y] = ops::ternary_linears(x.clone(), None, [a.clone()]);
                         assert_eq!(floats(y), floats(alone(x.clone(), &a)));
+                        for (i, layer) in [&a, &b].into_iter().enumerate() {
+                            let residual = tensor::<2>(35, [tokens, [33, 20][i]], &device());
+                            let y = ops::ternary_linear_onto(residual.clone(), x.clone(), norm.clone(), layer.clone());
+                            let sum = residual + alone(normed.clone(), layer);
+                            // A device's compiler may fuse the scale with the sum.
+                            for (y, sum) in floats(y).into_iter().zip(floats(sum)) {
+                                assert!((y - sum).abs() <= 1e-6 * sum.abs().max(1.0), "{y} {sum}");
+                            }
+                        }
 
                         for gate in [Gate::Relu2, Gate::Silu] {
                             let inner_norm = Some((tensor::<1>(34, [33], &device()), 1e-5));
-                            let down = tiled(&case(7, 33, None, activations, &device()));
+                            let down = tiled(&case(96, 33, None, activations, &device()));
                             let other = tiled(&case(33, 96, Some(0), activations, &device()));
                             for inner in [[a.clone(), other.clone()], [other, a.clone()]] {
                                 let [g, u] = ops::ternary_linears(x.clone(), norm.clone(), inner.clone());
                                 let parts = ops::gated_ternary_linear(g, u, gate, inner_norm.clone(), down.clone());
-                                let (norm, inner_norm, down) = (norm.clone(), inner_norm.clone(), down.clone());
-                                let y = floats(ops::ternary_mlp(x.clone(), norm, inner, gate, inner_norm, down));
-                                for (y, part) in y.iter().zip(floats(parts)) {
-                                    // A device's compiler may fuse what the gate multiplies, and a code then rounds the
-                                    // other way.
-                                    assert!((y - part).abs() <= 0.02 * part.abs().max(1.0), "{gate:?}: {y} {part}");
+                                for residual in [false, true] {
+                                    let (norm, inner_norm, down) = (norm.clone(), inner_norm.clone(), down.clone());
+                                    let (x, inner) = (x.clone(), inner.clone());
+                                    let parts = if residual { x.clone() + parts.clone() } else { parts.clone() };
+                                    let y = ops::ternary_mlp(x, norm, inner, gate, inner_norm, down, residual);
+                                    for (y, part) in floats(y).into_iter().zip(floats(parts)) {
+                                        // A device's compiler may fuse what the gate multiplies, and a code then rounds
+                                        // the other way.
+                                        assert!((y - part).abs() <= 0.02 * part.abs().max(1.0), "{gate:?}: {y} {part}");
+                                    }
                                 }
                             }
                             let inner = ops::gated(x.clone(), up.clone(), gate);

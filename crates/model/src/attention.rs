@@ -32,11 +32,16 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
-    pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm, context: Context<'_>) -> Tensor<2> {
-        let out = self.mixed(h, norm, context);
-        let [out] = BitLinear::forward_all([&self.o_proj], out, self.sub_norm.as_ref());
-        out
+    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first, and `residual` is added to the result where there
+    /// is one.
+    pub(crate) fn forward(
+        &self,
+        h: Tensor<2>,
+        norm: &RmsNorm,
+        context: Context<'_>,
+        residual: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        self.o_proj.onto(residual, self.mixed(h, norm, context), self.sub_norm.as_ref())
     }
 
     /// Queries, keys and values of `h` after `norm`, `[1, tokens, heads, head_dim]`, not yet rotated.

@@ -22,14 +22,19 @@ pub struct Block {
 impl Block {
     /// `h` and the result are `[tokens, hidden]`.
     pub(crate) fn forward(&self, h: Tensor<2>, context: Context<'_>) -> Tensor<2> {
-        let h = h.clone() + self.attended(h, context);
-        let mlp = self.mlp.forward(h.clone(), &self.mlp_norm);
-        h + normed(mlp, self.mlp_post_norm.as_ref())
+        let h = self.attended(h, context);
+        match &self.mlp_post_norm {
+            Some(norm) => h.clone() + norm.forward(self.mlp.forward(h, &self.mlp_norm, false)),
+            None => self.mlp.forward(h, &self.mlp_norm, true),
+        }
     }
 
-    /// What attention adds to `h`.
+    /// `h` and what attention adds to it.
     pub(crate) fn attended(&self, h: Tensor<2>, context: Context<'_>) -> Tensor<2> {
-        normed(self.attention.forward(h, &self.attention_norm, context), self.attention_post_norm.as_ref())
+        match &self.attention_post_norm {
+            Some(norm) => h.clone() + norm.forward(self.attention.forward(h, &self.attention_norm, context, None)),
+            None => self.attention.forward(h.clone(), &self.attention_norm, context, Some(h)),
+        }
     }
 
     /// The norms outside attention and MLP, with the names that Hugging Face gives them: those of Gemma 3 where there are
@@ -43,12 +48,5 @@ impl Block {
         ];
         let before = [("input_layernorm", &self.attention_norm), (before_mlp, &self.mlp_norm)];
         before.into_iter().chain(after.into_iter().filter_map(|(name, norm)| Some((name, norm.as_ref()?))))
-    }
-}
-
-fn normed(x: Tensor<2>, norm: Option<&RmsNorm>) -> Tensor<2> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
     }
 }

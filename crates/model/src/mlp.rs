@@ -20,23 +20,23 @@ pub struct GatedMlp {
 }
 
 impl GatedMlp {
-    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first.
-    pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
-        if let Some(kind) = kernel(self.activation) {
+    /// `h` and the result are `[tokens, hidden]`; `norm` is applied first, and `h` is added to the result where the MLP is a
+    /// `residual` one.
+    pub(crate) fn forward(&self, h: Tensor<2>, norm: &RmsNorm, residual: bool) -> Tensor<2> {
+        let kind = kernel(self.activation);
+        if let Some(kind) = kind {
             let layers = [&self.gate_proj, &self.up_proj, &self.down_proj];
-            if let Some(y) = BitLinear::gated_mlp(layers, h.clone(), norm, kind, self.sub_norm.as_ref()) {
+            let inner_norm = self.sub_norm.as_ref();
+            if let Some(y) = BitLinear::gated_mlp(layers, h.clone(), norm, kind, inner_norm, residual) {
                 return y;
             }
         }
-        let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h, Some(norm));
-        match kernel(self.activation) {
+        let [gate, up] = BitLinear::forward_all([&self.gate_proj, &self.up_proj], h.clone(), Some(norm));
+        let y = match kind {
             Some(kind) => self.down_proj.forward_gated(gate, up, kind, self.sub_norm.as_ref()),
-            None => {
-                let inner = self.gated(gate, up);
-                let [y] = BitLinear::forward_all([&self.down_proj], inner, self.sub_norm.as_ref());
-                y
-            }
-        }
+            None => self.down_proj.onto(None, self.gated(gate, up), self.sub_norm.as_ref()),
+        };
+        if residual { h + y } else { y }
     }
 
     /// `act(gate(x)) * up(x)`, before the norm and the projection that follow, `[tokens, intermediate]`.

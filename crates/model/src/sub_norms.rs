@@ -44,7 +44,7 @@ impl Transformer {
         for block in &self.blocks {
             let context = || Context::Sequences { positions, lengths };
             let mixed = block.attention.mixed(h.clone(), &block.attention_norm, context());
-            let between = h.clone() + block.attended(h.clone(), context());
+            let between = block.attended(h.clone(), context());
             let inner = block.mlp.inner(between, &block.mlp_norm);
             scales.push([scale(mixed), scale(inner)]);
             h = block.forward(h, context());

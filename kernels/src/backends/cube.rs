@@ -25,21 +25,27 @@ impl TernaryOps for CubeBackend {
         scale: FloatTensor<Self>,
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
-        let weight = in_rows(Weight { words, scale, spec });
-        let [y] = linears(x, None, vec![weight]).try_into().expect("one output for one matrix");
-        y
+        linear(x, None, in_rows(Weight { words, scale, spec }))
     }
 
     fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Outputs<Self> {
-        let x = match input {
-            LinearInput::Plain(x) => x,
-            LinearInput::Gated { gate, up, kind } => cube::gated(gate, up, kind),
-        };
-        let out = linears(x, norm_of(norm), weights.into_vec().into_iter().map(in_rows).collect());
+        let weights = weights.into_vec().into_iter().map(in_rows).collect();
+        let out = linears(values_of(input), norm_of(norm), weights);
         if let Some(y) = out.first() {
             cube::rest(y);
         }
         Outputs::from_vec(out)
+    }
+
+    fn ternary_linear_onto(
+        residual: FloatTensor<Self>,
+        input: LinearInput<Self>,
+        norm: Norm<Self>,
+        weight: Weight<Self>,
+    ) -> FloatTensor<Self> {
+        let y = linear_onto(residual, values_of(input), norm_of(norm), in_rows(weight));
+        cube::rest(&y);
+        y
     }
 
     fn ternary_mlp(
@@ -48,9 +54,11 @@ impl TernaryOps for CubeBackend {
         inner: Weights<Self>,
         kind: Gate,
         inner_norm: Norm<Self>,
-        down: Weights<Self>,
+        down: Weight<Self>,
+        residual: bool,
     ) -> FloatTensor<Self> {
         let (norm, inner): (_, Vec<_>) = (norm_of(norm), inner.into_vec().into_iter().map(in_rows).collect());
+        let residual = residual.then(|| x.clone());
         let gated = |parts: Vec<_>| match <[_; 2]>::try_from(parts) {
             Ok([gate, up]) => cube::gated(gate, up, kind),
             Err(parts) => panic!("a gated MLP has a gate and what it gates, not {} matrices", parts.len()),
@@ -63,8 +71,11 @@ impl TernaryOps for CubeBackend {
             }
             _ => gated(linears(x, norm, inner)),
         };
-        let down = down.into_vec().into_iter().map(in_rows).collect();
-        let [y] = linears(inner, norm_of(inner_norm), down).try_into().expect("one output for one matrix");
+        let (inner_norm, down) = (norm_of(inner_norm), in_rows(down));
+        let y = match residual {
+            Some(residual) => linear_onto(residual, inner, inner_norm, down),
+            None => linear(inner, inner_norm, down),
+        };
         cube::rest(&y);
         y
     }
@@ -134,6 +145,37 @@ fn norm_of(norm: Norm<CubeBackend>) -> Option<(FloatTensor<CubeBackend>, f64)> {
     match norm {
         Norm::None => None,
         Norm::Rms { weight, eps } => Some((weight, eps)),
+    }
+}
+
+fn values_of(input: LinearInput<CubeBackend>) -> FloatTensor<CubeBackend> {
+    match input {
+        LinearInput::Plain(x) => x,
+        LinearInput::Gated { gate, up, kind } => cube::gated(gate, up, kind),
+    }
+}
+
+fn linear(
+    x: FloatTensor<CubeBackend>,
+    norm: Option<(FloatTensor<CubeBackend>, f64)>,
+    weight: Weight<CubeBackend>,
+) -> FloatTensor<CubeBackend> {
+    linears(x, norm, vec![weight]).pop().expect("one output for one matrix")
+}
+
+fn linear_onto(
+    residual: FloatTensor<CubeBackend>,
+    x: FloatTensor<CubeBackend>,
+    norm: Option<(FloatTensor<CubeBackend>, f64)>,
+    weight: Weight<CubeBackend>,
+) -> FloatTensor<CubeBackend> {
+    let codes = cube::quantize(x, norm, &weight.spec);
+    match cube::quantized_linear_onto(&codes, &weight, residual.clone()) {
+        Some(y) => y,
+        None => {
+            let y = cube::quantized_linears(&codes, vec![weight]).pop().expect("one output for one matrix");
+            CubeBackend::float_add(residual, y)
+        }
     }
 }
 

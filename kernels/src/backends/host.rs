@@ -13,7 +13,9 @@ use crate::cpu::kv_cache::CacheShape;
 use crate::cpu::norm;
 use crate::cpu::rope;
 use crate::cpu::ternary::{self, ScaleView, TernaryView};
-use crate::ops::{Activations, CacheSpec, LinearInput, Norm, Outputs, TernaryOps, TernarySpec, Weight, Weights};
+use crate::ops::{
+    Activations, CacheSpec, LinearInput, Norm, Outputs, TernaryOps, TernarySpec, Weight, Weights, reference,
+};
 
 /// A backend whose tensors can be borrowed as slices.
 ///
@@ -91,6 +93,45 @@ fn linears<B: HostBackend>(
     out.into_iter().zip(&weights).map(|(out, w)| B::from_f32s(out, &[tokens, w.rows])).collect()
 }
 
+/// Runs `f` with the number of tokens of an input and what writes the values of one, after its norm.
+fn with_rows<B: HostBackend, R>(
+    input: LinearInput<B>,
+    norm: Norm<B>,
+    f: impl FnOnce(usize, &(dyn Fn(usize, &mut [f32]) + Sync)) -> R,
+) -> R {
+    let isa = Isa::active();
+    let norm = match norm {
+        Norm::None => None,
+        Norm::Rms { weight, eps } => Some((B::contiguous(weight), eps as f32)),
+    };
+    let normalize = |row: &mut [f32]| {
+        if let Some((weight, eps)) = &norm {
+            norm::normalize(isa, row, B::f32s(weight), *eps);
+        }
+    };
+    match input {
+        LinearInput::Plain(x) => {
+            let x = B::contiguous(x);
+            let [tokens, cols] = x.shape().dims();
+            let x = B::f32s(&x);
+            f(tokens, &|token: usize, row: &mut [f32]| {
+                row.copy_from_slice(&x[token * cols..][..cols]);
+                normalize(row);
+            })
+        }
+        LinearInput::Gated { gate, up, kind } => {
+            let (gate, up) = (B::contiguous(gate), B::contiguous(up));
+            let [tokens, cols] = gate.shape().dims();
+            let (gate, up) = (B::f32s(&gate), B::f32s(&up));
+            f(tokens, &|token: usize, row: &mut [f32]| {
+                let (gate, up) = (&gate[token * cols..][..cols], &up[token * cols..][..cols]);
+                gate::gated_row(isa, kind, gate, up, row);
+                normalize(row);
+            })
+        }
+    }
+}
+
 impl<B: HostBackend> TernaryOps for B {
     fn ternary_linear(
         x: FloatTensor<Self>,
@@ -104,39 +145,27 @@ impl<B: HostBackend> TernaryOps for B {
     }
 
     fn ternary_linears(input: LinearInput<Self>, norm: Norm<Self>, weights: Weights<Self>) -> Outputs<Self> {
-        let isa = Isa::active();
-        let norm = match norm {
-            Norm::None => None,
-            Norm::Rms { weight, eps } => Some((B::contiguous(weight), eps as f32)),
-        };
-        let normalize = |row: &mut [f32]| {
-            if let Some((weight, eps)) = &norm {
-                norm::normalize(isa, row, B::f32s(weight), *eps);
-            }
-        };
-        match input {
-            LinearInput::Plain(x) => {
-                let x = B::contiguous(x);
-                let [tokens, cols] = x.shape().dims();
-                let x = B::f32s(&x);
-                let row = |token: usize, row: &mut [f32]| {
-                    row.copy_from_slice(&x[token * cols..][..cols]);
-                    normalize(row);
-                };
-                Outputs::from_vec(linears::<B>(tokens, row, weights))
-            }
-            LinearInput::Gated { gate, up, kind } => {
-                let (gate, up) = (B::contiguous(gate), B::contiguous(up));
-                let [tokens, cols] = gate.shape().dims();
-                let (gate, up) = (B::f32s(&gate), B::f32s(&up));
-                let row = |token: usize, row: &mut [f32]| {
-                    let (gate, up) = (&gate[token * cols..][..cols], &up[token * cols..][..cols]);
-                    gate::gated_row(isa, kind, gate, up, row);
-                    normalize(row);
-                };
-                Outputs::from_vec(linears::<B>(tokens, row, weights))
-            }
+        Outputs::from_vec(with_rows::<B, _>(input, norm, |tokens, row| linears::<B>(tokens, row, weights)))
+    }
+
+    fn ternary_linear_onto(
+        residual: FloatTensor<Self>,
+        input: LinearInput<Self>,
+        norm: Norm<Self>,
+        weight: Weight<Self>,
+    ) -> FloatTensor<Self> {
+        if weight.spec.activations == Activations::Float {
+            return reference::ternary_linear_onto::<B>(residual, input, norm, weight);
         }
+        let (words, scale) = (B::contiguous_int(weight.words), B::contiguous(weight.scale));
+        let w = view::<B>(&words, &scale, &weight.spec);
+        let residual = B::contiguous(residual);
+        let residual = B::f32s(&residual);
+        with_rows::<B, _>(input, norm, |tokens, row| {
+            let isa = Isa::active();
+            let out = written(tokens * w.rows, |out| ternary::linear_onto(isa, residual, tokens, row, &w, out));
+            B::from_f32s(out, &[tokens, w.rows])
+        })
     }
 
     fn ternary_dequantize(words: IntTensor<Self>, scale: FloatTensor<Self>, spec: TernarySpec) -> FloatTensor<Self> {

@@ -286,6 +286,8 @@ struct Scaled<'a> {
     scale: ScaleView<'a>,
     acts: &'a Activations,
     rows: usize,
+    /// What the outputs are added to.
+    residual: Option<&'a [f32]>,
     out: Parts<'a, f32>,
 }
 
@@ -309,6 +311,11 @@ impl Sink for Scaled<'_> {
                     *out = if segment + 1 == segments { total / sx } else { total };
                 }
             }
+        }
+        if let Some(residual) = self.residual
+            && segment + 1 == self.acts.segments()
+        {
+            out.iter_mut().zip(&residual[start..]).for_each(|(out, before)| *out += before);
         }
     }
 }
@@ -382,7 +389,28 @@ pub fn linears(
     out: &mut [&mut [f32]],
 ) {
     let cols = weights.first().map_or(0, |w| w.cols);
-    each_segment(isa, tokens, weights, out, |segment| Activations::quantize(isa, tokens, cols, segment, &row));
+    each_segment(isa, tokens, weights, None, out, |segment| Activations::quantize(isa, tokens, cols, segment, &row));
+}
+
+/// [`linears`] for one matrix, its output added to `residual`, `[tokens, rows]`.
+///
+/// # Panics
+/// As [`linears`].
+pub fn linear_onto(
+    isa: Isa,
+    residual: &[f32],
+    tokens: usize,
+    row: impl Fn(usize, &mut [f32]) + Sync,
+    w: &TernaryView<'_>,
+    out: &mut [f32],
+) {
+    assert_eq!(residual.len(), out.len(), "what the output is added to");
+    if w.cols == 0 {
+        return out.copy_from_slice(residual);
+    }
+    each_segment(isa, tokens, &[*w], Some(residual), &mut [out], |segment| {
+        Activations::quantize(isa, tokens, w.cols, segment, &row)
+    });
 }
 
 /// [`linears`] for an input that is quantized already: `codes` is `[tokens, cols]`, `scale` (`[tokens]`) what its values were
@@ -393,7 +421,7 @@ pub fn linears(
 pub fn linears_of_codes(isa: Isa, codes: &[i8], scale: &[f32], weights: &[TernaryView<'_>], out: &mut [&mut [f32]]) {
     let (tokens, cols) = (scale.len(), weights.first().map_or(0, |w| w.cols));
     assert_eq!(codes.len(), tokens * cols, "codes");
-    each_segment(isa, tokens, weights, out, |segment| {
+    each_segment(isa, tokens, weights, None, out, |segment| {
         Activations::from_quantized(isa, codes, scale, tokens, cols, segment)
     });
 }
@@ -402,6 +430,7 @@ fn each_segment(
     isa: Isa,
     tokens: usize,
     weights: &[TernaryView<'_>],
+    residual: Option<&[f32]>,
     out: &mut [&mut [f32]],
     activations: impl Fn(usize) -> Activations,
 ) {
@@ -418,7 +447,7 @@ fn each_segment(
         let acts = activations(segment);
         let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(w, _)| w.segment() == segment);
         let products = same.into_iter().map(|(w, out)| {
-            let sink = Scaled { scale: w.scale, acts: &acts, rows: w.rows, out: Parts::new(out) };
+            let sink = Scaled { scale: w.scale, acts: &acts, rows: w.rows, residual, out: Parts::new(out) };
             Product { weights: *w, sink }
         });
         run(isa, &acts, &products.collect::<Vec<_>>());

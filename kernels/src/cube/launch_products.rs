@@ -16,6 +16,9 @@ use super::{groups, halves, matmul, matvec, quantize as codes, training};
 use crate::cpu::gate::Gate;
 use crate::ops::{Activations, TernarySpec, Weight};
 
+/// Tokens up to which the threads of a processor quantize the activations of a product each for itself.
+const INSIDE: usize = 1;
+
 /// Activations as the matrix kernels read them.
 #[derive(Clone)]
 pub(crate) struct Quantized {
@@ -28,6 +31,18 @@ pub(crate) struct Quantized {
     vector: usize,
     pub(super) products: Products,
     rounded: bool,
+    /// What the products quantize themselves, where that is the faster way: `codes` and `meta` are their notes then.
+    values: Option<Values>,
+}
+
+/// Activations that are not quantized yet.
+#[derive(Clone)]
+struct Values {
+    x: CubeTensor,
+    norm: Option<CubeTensor>,
+    eps: f32,
+    /// Elements of a vector.
+    vector: usize,
 }
 
 /// Quantizes `x` (`[tokens, cols]`), after an RMSNorm if there is one, for weights that look like `spec`. Activations that
@@ -41,17 +56,24 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
     let in_group = group.map_or(words, |group| if group < cols { group / codes::WORD } else { words });
     let vector = target.vector_of(words).min(target.vector_of(in_group));
     let products = if group.is_none() && rounded { target.products(tokens) } else { Products::Floats };
-    let meta = empty(&x, [tokens, 2], DType::F32);
+    let inside = products == Products::Halves && tokens <= INSIDE;
+    let rows = if inside { target.units() * tokens } else { tokens };
+    let meta = empty(&x, [rows, 2], DType::F32);
     let floats = products == Products::Floats;
     let dtype = if floats { DType::F32 } else { DType::U32 };
-    let packed = empty(&x, [tokens, codes::WORD / products.per_word() * words], dtype);
+    let packed = empty(&x, [rows, codes::WORD / products.per_word() * words], dtype);
     let width = target.vector_of(cols);
-    let units = target.units_of_a_row();
-    let (count, dim) = target.rows(tokens);
     let (weight, eps) = match norm {
-        Some((weight, eps)) => (Some(into_contiguous(weight).into_buffer_arg()), eps as f32),
+        Some((weight, eps)) => (Some(into_contiguous(weight)), eps as f32),
         None => (None, 0.0),
     };
+    if inside {
+        let values = Some(Values { x, norm: weight, eps, vector: width });
+        return Quantized { codes: packed, meta, tokens, cols, vector, products, rounded, values };
+    }
+    let units = target.units_of_a_row();
+    let (count, dim) = target.rows(tokens);
+    let weight = weight.map(CubeTensor::into_buffer_arg);
     let (to, about) = (packed.clone().into_buffer_arg(), meta.clone().into_buffer_arg());
     let x = x.into_buffer_arg();
     let vectors = cols / width;
@@ -90,7 +112,7 @@ pub(crate) fn quantize(x: CubeTensor, norm: Option<(CubeTensor, f64)>, spec: &Te
             rounded,
         );
     }
-    Quantized { codes: packed, meta, tokens, cols, vector, products, rounded }
+    Quantized { codes: packed, meta, tokens, cols, vector, products, rounded, values: None }
 }
 
 /// The same for int8 codes that training has kept, `[tokens, ceil(cols / 4)]` words, and their multipliers.
@@ -118,7 +140,7 @@ pub(crate) fn quantized_codes(kept: CubeTensor, multiplier: CubeTensor, cols: us
         products.per_word(),
         target.units_of_a_row(),
     );
-    Quantized { codes: arranged, meta, tokens, cols, vector, products, rounded: true }
+    Quantized { codes: arranged, meta, tokens, cols, vector, products, rounded: true, values: None }
 }
 
 /// A matrix as a launch takes it.
@@ -143,6 +165,19 @@ impl Matrix {
     }
 }
 
+/// The output of a matrix in canonical order, `[tokens, rows]`, and `added` to it, which has this shape; `None` where that
+/// takes more than one launch.
+pub(crate) fn quantized_linear_onto(
+    x: &Quantized,
+    weight: &Weight<CubeBackend>,
+    added: CubeTensor,
+) -> Option<CubeTensor> {
+    if weight.spec.group.is_some() || !x.rounded || x.products == Products::Tiles {
+        return None;
+    }
+    Some(product(x, vec![Matrix::of(weight.clone(), x)], None, Some(into_contiguous(added))))
+}
+
 /// Outputs, `[tokens, rows]` each, of one to three matrices in canonical order.
 pub(crate) fn quantized_linears(x: &Quantized, weights: Vec<Weight<CubeBackend>>) -> Vec<CubeTensor> {
     let in_groups = weights.iter().any(|weight| weight.spec.group.is_some()) || !x.rounded;
@@ -150,7 +185,7 @@ pub(crate) fn quantized_linears(x: &Quantized, weights: Vec<Weight<CubeBackend>>
     let matrices: Vec<Matrix> = weights.into_iter().map(|weight| Matrix::of(weight, x)).collect();
     let one = |matrix: &Matrix| match x.products {
         _ if in_groups => grouped(x, matrix, group),
-        _ => product(x, vec![matrix.clone()], None),
+        _ => product(x, vec![matrix.clone()], None, None),
     };
     let target = Target::of(&x.codes.client);
     // Buffers: words and scale of each, codes, meta, output, and what the launch says of them.
@@ -162,7 +197,7 @@ pub(crate) fn quantized_linears(x: &Quantized, weights: Vec<Weight<CubeBackend>>
     if !together {
         return matrices.iter().map(one).collect();
     }
-    let out = product(x, matrices.clone(), None);
+    let out = product(x, matrices.clone(), None, None);
     let mut from = 0;
     let parts = matrices.iter().map(|matrix| {
         let len = x.tokens * matrix.rows;
@@ -190,7 +225,7 @@ pub(crate) fn quantized_gate(
         return None;
     }
     let matrices = [gate.clone(), up.clone()].map(|weight| Matrix::of(weight, x));
-    Some(product(x, matrices.to_vec(), Some(kind)))
+    Some(product(x, matrices.to_vec(), Some(kind), None))
 }
 
 /// What one launch computes: one to three matrices times the activations, the outputs one behind the other in `out`.
@@ -199,13 +234,15 @@ pub(super) struct Product {
     pub x: Quantized,
     pub matrices: Vec<Matrix>,
     pub gate: Option<Gate>,
+    /// What the outputs of one matrix are added to.
+    pub added: Option<CubeTensor>,
     pub out: CubeTensor,
 }
 
-fn product(x: &Quantized, matrices: Vec<Matrix>, gate: Option<Gate>) -> CubeTensor {
+fn product(x: &Quantized, matrices: Vec<Matrix>, gate: Option<Gate>, added: Option<CubeTensor>) -> CubeTensor {
     let rows = if gate.is_some() { matrices[0].rows } else { matrices.iter().map(|matrix| matrix.rows).sum() };
     let out = empty(&x.codes, [x.tokens, rows], DType::F32);
-    tune::fastest(Product { x: x.clone(), matrices, gate, out: out.clone() });
+    tune::fastest(Product { x: x.clone(), matrices, gate, added, out: out.clone() });
     out
 }
 
@@ -226,12 +263,13 @@ struct Arguments {
     rows: [usize; 3],
     codes: BufferArg,
     meta: BufferArg,
+    added: Option<BufferArg>,
     out: BufferArg,
     width: usize,
 }
 
 impl Arguments {
-    fn of(Product { x, matrices, out, .. }: &Product) -> Self {
+    fn of(Product { x, matrices, added, out, .. }: &Product) -> Self {
         let each = |i: usize| matrices.get(i);
         Self {
             words: std::array::from_fn(|i| each(i).map(|matrix| matrix.words.clone().into_buffer_arg())),
@@ -240,6 +278,7 @@ impl Arguments {
             rows: std::array::from_fn(|i| each(i).map_or(0, |matrix| matrix.rows)),
             codes: x.codes.clone().into_buffer_arg(),
             meta: x.meta.clone().into_buffer_arg(),
+            added: added.clone().map(CubeTensor::into_buffer_arg),
             out: out.clone().into_buffer_arg(),
             width: x.cols.div_ceil(codes::WORD) / x.vector,
         }
@@ -248,11 +287,18 @@ impl Arguments {
 
 /// A few tokens, or many, on the threads of a processor.
 fn halves(product: &Product) {
-    let Arguments { words, scale, scale_of_row, rows, codes, meta, out, width } = Arguments::of(product);
+    let Arguments { words, scale, scale_of_row, rows, codes, meta, added, out, width } = Arguments::of(product);
     let Product { x, matrices, gate, .. } = product;
     let (client, target, tile) = (x.codes.client.clone(), Target::of(&x.codes.client), tile(x.tokens));
     let block = block(BLOCK, tile, gate.is_some());
-    let how = halves::How { tile, block, matrices: matrices.len(), scale_of_row, gate: *gate };
+    let quantizes = x.values.is_some();
+    let how = halves::How { tile, block, matrices: matrices.len(), scale_of_row, gate: *gate, quantizes };
+    let (values, norm, vector, eps) = match x.values.clone() {
+        Some(Values { x, norm, eps, vector }) => {
+            (Some(x.into_buffer_arg()), norm.map(CubeTensor::into_buffer_arg), vector, eps)
+        }
+        None => (None, None, 1, 0.0),
+    };
     let (count, dim) = target.tasks(rows[0].div_ceil(block));
     let ([Some(words_a), words_b, words_c], [Some(scale_a), scale_b, scale_c]) = (words, scale) else {
         unreachable!("a product has a matrix")
@@ -263,6 +309,7 @@ fn halves(product: &Product) {
             &client,
             count,
             dim,
+            vector,
             x.vector,
             2 * x.vector,
             words_a,
@@ -271,13 +318,19 @@ fn halves(product: &Product) {
             scale_b.into(),
             words_c.into(),
             scale_c.into(),
+            values.into(),
+            norm.into(),
             codes,
             meta,
+            added.into(),
             out,
+            x.tokens,
             rows[0],
             rows[1],
             rows[2],
             width,
+            x.cols / vector,
+            eps,
             how,
         );
     }
@@ -285,7 +338,7 @@ fn halves(product: &Product) {
 
 /// A few tokens on a GPU.
 fn few(product: &Product, wanted: usize, rows_at_once: usize) {
-    let Arguments { words, scale, scale_of_row, rows, codes, meta, out, width } = Arguments::of(product);
+    let Arguments { words, scale, scale_of_row, rows, codes, meta, added, out, width } = Arguments::of(product);
     let Product { x, matrices, gate, .. } = product;
     let (client, target, tile) = (x.codes.client.clone(), Target::of(&x.codes.client), tile(x.tokens));
     let block = block(rows_at_once, tile, gate.is_some());
@@ -320,6 +373,7 @@ fn few(product: &Product, wanted: usize, rows_at_once: usize) {
             scale_c.into(),
             codes,
             meta,
+            added.into(),
             out,
             rows[0],
             rows[1],

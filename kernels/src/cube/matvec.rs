@@ -34,6 +34,16 @@ pub(super) fn finish(
     (dot - meta[2 * token + 1]) * (scale / meta[2 * token])
 }
 
+/// `y` and what is at `at` in `added`, if there is that.
+#[cube]
+pub(super) fn plus(y: f32, added: &ComptimeOption<&[f32]>, at: usize) -> f32 {
+    #[comptime]
+    match added {
+        ComptimeOption::Some(added) => y + added[at],
+        ComptimeOption::None => y,
+    }
+}
+
 /// How the mat-vec kernels work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct How {
@@ -151,7 +161,8 @@ fn dots<V: Size>(
 }
 
 /// The outputs of one to three matrices (`rows_a`, `rows_b`, `rows_c` rows of `width` vectors), `[tokens, rows]` each, one
-/// behind the other. `codes` and `meta` are as `quantize.rs` writes them, floats as their bits.
+/// behind the other; one matrix's are added to `added` if there is that. `codes` and `meta` are as `quantize.rs` writes them,
+/// floats as their bits.
 #[cube(launch_unchecked)]
 pub(super) fn matvec<V: Size>(
     words_a: &[Vector<u32, V>],
@@ -162,6 +173,7 @@ pub(super) fn matvec<V: Size>(
     scale_c: ComptimeOption<&[f32]>,
     codes: &[Vector<u32, V>],
     meta: &[f32],
+    added: ComptimeOption<&[f32]>,
     out: &mut [f32],
     rows_a: usize,
     rows_b: usize,
@@ -249,7 +261,7 @@ pub(super) fn matvec<V: Size>(
                 } else if there {
                     let to = tokens * before + token * rows + row;
                     if comptime!(how.matrices == 1) {
-                        out[to] = finish(dot, meta, scale_a, token, row, of_a);
+                        out[to] = plus(finish(dot, meta, scale_a, token, row, of_a), &added, to);
                     } else if matrix == 0u32 {
                         out[to] = finish(dot, meta, scale_a, token, row, of_a);
                     } else if comptime!(how.matrices == 2) {

@@ -36,7 +36,7 @@ mod tune;
 
 pub(crate) use launch::{gated, rest, rms_norm};
 pub(crate) use launch_attention::{attend, rope};
-pub(crate) use launch_products::{quantize, quantized_codes, quantized_gate, quantized_linears};
+pub(crate) use launch_products::{quantize, quantized_codes, quantized_gate, quantized_linear_onto, quantized_linears};
 pub(crate) use launch_rows::{decode_rows, rows_linear};
 pub(crate) use launch_top::{MOST, top_logits};
 pub(crate) use launch_training::{absmax, adamw, mean_magnitudes, pack, round_to, unpack, values_of_codes};

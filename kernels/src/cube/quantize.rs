@@ -136,53 +136,72 @@ pub(super) fn quantize_packed<N: Size>(
     #[comptime] units: usize,
     #[comptime] per_word: usize,
 ) {
+    for row in range_stepped(first_row(units), meta.len() / 2, row_step(units)) {
+        pack_row::<N>(x, &norm, codes, meta, row, row, width, words, eps, vector, units, per_word);
+    }
+}
+
+/// Row `row` of `x` as row `to_row` of `codes` and `meta`, by `units` units.
+#[cube]
+pub(super) fn pack_row<N: Size>(
+    x: &[Vector<f32, N>],
+    norm: &ComptimeOption<&[Vector<f32, N>]>,
+    codes: &mut [u32],
+    meta: &mut [f32],
+    row: usize,
+    to_row: usize,
+    width: usize,
+    words: usize,
+    eps: f32,
+    #[comptime] vector: usize,
+    #[comptime] units: usize,
+    #[comptime] per_word: usize,
+) {
     let planes = comptime!(WORD / per_word);
     let bits = comptime!(32 / per_word as u32);
     let mask = comptime!(u32::MAX >> (32 - bits));
     let size = N::value();
     let vectors = comptime!(WORD / size);
-    for row in range_stepped(first_row(units), meta.len() / 2, row_step(units)) {
-        let start = row * width;
-        let mut scale = 1f32;
-        if comptime!(norm.is_some()) {
-            scale = rms_scale::<N>(x, start, width, eps, units);
-        }
-        let mut top = Vector::<f32, N>::new(0f32);
-        for i in range_stepped(lane(units), width, units.runtime()) {
-            top = max(top, value::<N>(x, &norm, scale, start, i).abs());
-        }
-        let multiplier = 127f32 / max(largest(max_of(top), units), 0.00001f32);
-        let mut sums = Vector::<f32, N>::new(0f32);
-        for word in range_stepped(lane(units), words, units.runtime()) {
-            let mut of_word = Array::<u32>::new(WORD);
-            #[unroll]
-            for v in 0..vectors {
-                let at = word * vectors + v;
-                let mut code = Vector::<f32, N>::new(0f32);
-                if at < width {
-                    code = code_of::<N>(value::<N>(x, &norm, scale, start, at), multiplier);
-                    sums += code;
-                }
-                #[unroll]
-                for e in 0..size {
-                    of_word[v * size + e] = u32::reinterpret(i32::cast_from(code.extract(e))) & mask;
-                }
+    let start = row * width;
+    let mut scale = 1f32;
+    if comptime!(norm.is_some()) {
+        scale = rms_scale::<N>(x, start, width, eps, units);
+    }
+    let mut top = Vector::<f32, N>::new(0f32);
+    for i in range_stepped(lane(units), width, units.runtime()) {
+        top = max(top, value::<N>(x, norm, scale, start, i).abs());
+    }
+    let multiplier = 127f32 / max(largest(max_of(top), units), 0.00001f32);
+    let mut sums = Vector::<f32, N>::new(0f32);
+    for word in range_stepped(lane(units), words, units.runtime()) {
+        let mut of_word = Array::<u32>::new(WORD);
+        #[unroll]
+        for v in 0..vectors {
+            let at = word * vectors + v;
+            let mut code = Vector::<f32, N>::new(0f32);
+            if at < width {
+                code = code_of::<N>(value::<N>(x, norm, scale, start, at), multiplier);
+                sums += code;
             }
-            let to = (row * words + word / vector * vector) * planes + word % vector;
             #[unroll]
-            for plane in 0..planes {
-                let mut packed = 0u32;
-                #[unroll]
-                for b in 0..per_word {
-                    packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
-                }
-                codes[to + plane * vector] = packed;
+            for e in 0..size {
+                of_word[v * size + e] = u32::reinterpret(i32::cast_from(code.extract(e))) & mask;
             }
         }
-        let sum = total(sum_of(sums), units);
-        if lane(units) == 0 {
-            meta[2 * row] = multiplier;
-            meta[2 * row + 1] = sum;
+        let to = (to_row * words + word / vector * vector) * planes + word % vector;
+        #[unroll]
+        for plane in 0..planes {
+            let mut packed = 0u32;
+            #[unroll]
+            for b in 0..per_word {
+                packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
+            }
+            codes[to + plane * vector] = packed;
         }
+    }
+    let sum = total(sum_of(sums), units);
+    if lane(units) == 0 {
+        meta[2 * to_row] = multiplier;
+        meta[2 * to_row + 1] = sum;
     }
 }

@@ -240,6 +240,11 @@ impl Target {
         self.cores.is_some()
     }
 
+    /// Threads of a processor.
+    pub fn units(&self) -> usize {
+        self.cores.map_or(1, |cores| cores as usize)
+    }
+
     /// Units that work on one row.
     pub fn units_of_a_row(&self) -> usize {
         if self.is_cpu() { 1 } else { SHARING as usize }

@@ -38,6 +38,8 @@ struct ProductKey {
     matrices: usize,
     /// With a gate in it.
     gate: bool,
+    /// Added to what there is.
+    added: bool,
     /// The activations are laid out for tiles, or for four bytes at once, which both can read.
     packed: bool,
     /// What is taken unless another is faster.
@@ -45,15 +47,15 @@ struct ProductKey {
 }
 
 impl ProductKey {
-    fn of(Product { x, matrices, gate, .. }: &Product) -> Self {
+    fn of(Product { x, matrices, gate, added, .. }: &Product) -> Self {
         let rows = matrices.iter().map(|matrix| matrix.rows).sum();
         let packed = matches!(x.products, Products::Bytes | Products::Tiles);
         let tiles = x.products == Products::Tiles;
-        Self::new(x.tokens, rows, x.cols, matrices.len(), gate.is_some(), packed, tiles)
+        Self::new(x.tokens, rows, x.cols, matrices.len(), gate.is_some(), added.is_some(), packed, tiles)
     }
 
     fn can_have_tiles(&self) -> bool {
-        self.packed && self.matrices == 1 && self.tokens > 1
+        self.packed && self.matrices == 1 && !self.added && self.tokens > 1
     }
 }
 

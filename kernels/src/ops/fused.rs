@@ -18,6 +18,16 @@ pub(super) fn linears(input: &LinearInputMetadata, _: &NormMetadata, weights: &W
     }
 }
 
+/// Of [`super::TernaryOps::ternary_linear_onto`].
+pub(super) fn linear_onto(
+    residual: &TensorSpec,
+    _: &LinearInputMetadata,
+    _: &NormMetadata,
+    _: &WeightMetadata,
+) -> TensorSpec {
+    residual.clone()
+}
+
 /// Of [`super::TernaryOps::ternary_mlp`].
 pub(super) fn mlp(
     x: &TensorSpec,
@@ -25,8 +35,8 @@ pub(super) fn mlp(
     _: &WeightsMetadata,
     _: &Gate,
     _: &NormMetadata,
-    down: &WeightsMetadata,
+    down: &WeightMetadata,
+    _: &bool,
 ) -> TensorSpec {
-    let (WeightsMetadata::One(down) | WeightsMetadata::Two(down, _) | WeightsMetadata::Three(down, ..)) = down;
     TensorSpec::new([x.shape[0], down.words.shape[0]].into(), x.dtype)
 }

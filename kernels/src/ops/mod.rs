@@ -18,7 +18,7 @@ pub use crate::cpu::tiles::WeightOrder;
 use crate::notice::default_body;
 pub use tensor::{
     Packed, Top, cached_attention, decode_rows, dense_linear, dequantize, gapless, gated, gated_ternary_linear,
-    rms_norm, rope, rows_linear, ternary_linear, ternary_linears, ternary_mlp, top_logits,
+    rms_norm, rope, rows_linear, ternary_linear, ternary_linear_onto, ternary_linears, ternary_mlp, top_logits,
 };
 
 /// What a packed matrix and the activations that meet it look like.
@@ -199,8 +199,19 @@ pub trait TernaryOps: Backend {
         reference::ternary_linears::<Self>(input, norm, weights)
     }
 
-    /// A gated MLP, `down(inner_norm(act(gate(norm(x))) * up(norm(x))))`, where `inner` are gate and up and `down` is one
-    /// layer.
+    /// The same for one matrix, with what comes after it: `residual + linear(norm(input))`.
+    #[fusion(meta = fused::linear_onto)]
+    fn ternary_linear_onto(
+        residual: FloatTensor<Self>,
+        #[extension_type] input: LinearInput<Self>,
+        #[extension_type] norm: Norm<Self>,
+        #[extension_type] weight: Weight<Self>,
+    ) -> FloatTensor<Self> {
+        reference::ternary_linear_onto::<Self>(residual, input, norm, weight)
+    }
+
+    /// A gated MLP, `down(inner_norm(act(gate(norm(x))) * up(norm(x))))`, where `inner` are gate and up; and `x` added to it
+    /// where it is a `residual` one.
     #[fusion(meta = fused::mlp)]
     fn ternary_mlp(
         x: FloatTensor<Self>,
@@ -208,9 +219,10 @@ pub trait TernaryOps: Backend {
         #[extension_type] inner: Weights<Self>,
         kind: Gate,
         #[extension_type] inner_norm: Norm<Self>,
-        #[extension_type] down: Weights<Self>,
+        #[extension_type] down: Weight<Self>,
+        residual: bool,
     ) -> FloatTensor<Self> {
-        reference::ternary_mlp::<Self>(x, norm, inner, kind, inner_norm, down)
+        reference::ternary_mlp::<Self>(x, norm, inner, kind, inner_norm, down, residual)
     }
 
     /// The dense matrix `trit * scale`, `[rows, cols]`.

@@ -5,7 +5,8 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Scalar, Shape, Slice, TensorData};
 
 use super::{
-    Activations, CacheSpec, LinearInput, Norm, Outputs, RowFormat, TernaryOps, TernarySpec, WeightOrder, Weights,
+    Activations, CacheSpec, LinearInput, Norm, Outputs, RowFormat, TernaryOps, TernarySpec, Weight, WeightOrder,
+    Weights,
 };
 use crate::cpu::attention::cached::Step;
 use crate::cpu::best_logits;
@@ -84,6 +85,17 @@ pub fn ternary_linears<B: TernaryOps>(input: LinearInput<B>, norm: Norm<B>, weig
     Outputs::from_vec(weights.map(|w| B::ternary_linear(x.clone(), w.words, w.scale, w.spec)).collect())
 }
 
+/// See [`super::TernaryOps::ternary_linear_onto`].
+pub fn ternary_linear_onto<B: TernaryOps>(
+    residual: FloatTensor<B>,
+    input: LinearInput<B>,
+    norm: Norm<B>,
+    weight: Weight<B>,
+) -> FloatTensor<B> {
+    let out = B::ternary_linears(input, norm, Weights::One(weight)).into_vec().pop();
+    B::float_add(residual, out.expect("one output for one matrix"))
+}
+
 /// See [`super::TernaryOps::ternary_mlp`].
 pub fn ternary_mlp<B: TernaryOps>(
     x: FloatTensor<B>,
@@ -91,11 +103,16 @@ pub fn ternary_mlp<B: TernaryOps>(
     inner: Weights<B>,
     kind: Gate,
     inner_norm: Norm<B>,
-    down: Weights<B>,
+    down: Weight<B>,
+    residual: bool,
 ) -> FloatTensor<B> {
-    let inner = B::ternary_linears(LinearInput::Plain(x), norm, inner).into_vec();
+    let inner = B::ternary_linears(LinearInput::Plain(x.clone()), norm, inner).into_vec();
     let Ok([gate, up]) = <[_; 2]>::try_from(inner) else { panic!("a gated MLP has a gate and what it gates") };
-    let out = B::ternary_linears(LinearInput::Gated { gate, up, kind }, inner_norm, down);
+    let input = LinearInput::Gated { gate, up, kind };
+    if residual {
+        return B::ternary_linear_onto(x, input, inner_norm, down);
+    }
+    let out = B::ternary_linears(input, inner_norm, Weights::One(down));
     out.into_vec().pop().expect("one output for one matrix")
 }
 

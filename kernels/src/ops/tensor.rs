@@ -69,8 +69,20 @@ fn run<const N: usize>(
     std::array::from_fn(|_| out.next().expect("one output for each matrix"))
 }
 
-/// A gated MLP with an RMSNorm at its beginning and one inside, where those are weight and epsilon; see
-/// [`TernaryOps::ternary_mlp`].
+/// `residual` and what a ternary linear layer makes of `x`, after an RMSNorm if `norm` is its weight and epsilon; see
+/// [`TernaryOps::ternary_linear_onto`].
+pub fn ternary_linear_onto(
+    residual: Tensor<2>,
+    x: Tensor<2>,
+    norm: Option<(Tensor<1>, f64)>,
+    weight: Packed,
+) -> Tensor<2> {
+    let (residual, input) = (residual.into_dispatch(), LinearInput::Plain(x.into_dispatch()));
+    Tensor::from_dispatch(Dispatch::ternary_linear_onto(residual, input, norm_of(norm), weight_of(weight)))
+}
+
+/// A gated MLP with an RMSNorm at its beginning and one inside, where those are weight and epsilon, and `x` added to it
+/// where it is a `residual` one; see [`TernaryOps::ternary_mlp`].
 pub fn ternary_mlp(
     x: Tensor<2>,
     norm: Option<(Tensor<1>, f64)>,
@@ -78,16 +90,11 @@ pub fn ternary_mlp(
     kind: Gate,
     inner_norm: Option<(Tensor<1>, f64)>,
     down: Packed,
+    residual: bool,
 ) -> Tensor<2> {
-    let (inner, down) = (weights_of(inner), weights_of([down]));
-    Tensor::from_dispatch(Dispatch::ternary_mlp(
-        x.into_dispatch(),
-        norm_of(norm),
-        inner,
-        kind,
-        norm_of(inner_norm),
-        down,
-    ))
+    let (norm, inner_norm) = (norm_of(norm), norm_of(inner_norm));
+    let (inner, down) = (weights_of(inner), weight_of(down));
+    Tensor::from_dispatch(Dispatch::ternary_mlp(x.into_dispatch(), norm, inner, kind, inner_norm, down, residual))
 }
 
 fn norm_of(norm: Option<(Tensor<1>, f64)>) -> Norm<Dispatch> {
@@ -97,13 +104,13 @@ fn norm_of(norm: Option<(Tensor<1>, f64)>) -> Norm<Dispatch> {
     }
 }
 
+fn weight_of(Packed { words, scale, spec }: Packed) -> Weight<Dispatch> {
+    Weight { words: words.into_dispatch(), scale: scale.into_dispatch(), spec }
+}
+
 fn weights_of<const N: usize>(weights: [Packed; N]) -> Weights<Dispatch> {
     const { assert!(N >= 1 && N <= 3, "one to three layers") };
-    let mut weights = weights.into_iter().map(|Packed { words, scale, spec }| Weight {
-        words: words.into_dispatch(),
-        scale: scale.into_dispatch(),
-        spec,
-    });
+    let mut weights = weights.into_iter().map(weight_of);
     match (weights.next(), weights.next(), weights.next()) {
         (Some(a), Some(b), Some(c)) => Weights::Three(a, b, c),
         (Some(a), Some(b), None) => Weights::Two(a, b),

@@ -216,6 +216,30 @@ impl BitLinear {
         Self::run(layers, x, norm)
     }
 
+    /// `residual`, where there is one, and what the layer makes of `x` (`[tokens, d_input]`) after `norm`.
+    pub(crate) fn onto(&self, residual: Option<Tensor<2>>, x: Tensor<2>, norm: Option<&RmsNorm>) -> Tensor<2> {
+        match (residual, self.plain()) {
+            (Some(residual), Some(packed)) => ops::ternary_linear_onto(residual, x, norm.map(RmsNorm::parts), packed),
+            (residual, _) => {
+                let [y] = Self::forward_all([self], x, norm);
+                match residual {
+                    Some(residual) => residual + y,
+                    None => y,
+                }
+            }
+        }
+    }
+
+    /// The packed weights of a layer that has nothing else.
+    fn plain(&self) -> Option<ops::Packed> {
+        match &self.weight {
+            Weight::Packed(weight) if self.norm.is_none() && self.lora.is_none() => {
+                Some(weight.parts(self.d_input, self.activations))
+            }
+            _ => None,
+        }
+    }
+
     /// [`BitLinear::forward_all`] without the layers' own norms.
     fn run<const N: usize>(layers: [&BitLinear; N], x: Tensor<2>, norm: Option<&RmsNorm>) -> [Tensor<2>; N] {
         if layers.iter().all(|layer| layer.lora.is_none()) {
@@ -254,12 +278,9 @@ impl BitLinear {
         kind: Gate,
         norm: Option<&RmsNorm>,
     ) -> Tensor<2> {
-        match &self.weight {
-            Weight::Packed(weight) if self.norm.is_none() && self.lora.is_none() => {
-                let packed = weight.parts(self.d_input, self.activations);
-                ops::gated_ternary_linear(gate, up, kind, norm.map(RmsNorm::parts), packed)
-            }
-            _ => {
+        match self.plain() {
+            Some(packed) => ops::gated_ternary_linear(gate, up, kind, norm.map(RmsNorm::parts), packed),
+            None => {
                 let inner = ops::gated(gate, up, kind);
                 let [y] = Self::forward_all([self], inner, norm);
                 y
@@ -267,23 +288,18 @@ impl BitLinear {
         }
     }
 
-    /// A gated MLP, `down(inner_norm(act(gate(x)) * up(x)))` after `norm`, in one operation; `None` where a layer is to be
-    /// trained, or has a norm or a branch of its own.
+    /// A gated MLP, `down(inner_norm(act(gate(x)) * up(x)))` after `norm`, in one operation, and `x` added to it where it is a
+    /// `residual` one; `None` where a layer is to be trained, or has a norm or a branch of its own.
     pub(crate) fn gated_mlp(
         [gate, up, down]: [&BitLinear; 3],
         x: Tensor<2>,
         norm: &RmsNorm,
         kind: Gate,
         inner_norm: Option<&RmsNorm>,
+        residual: bool,
     ) -> Option<Tensor<2>> {
-        let packed = |layer: &BitLinear| match &layer.weight {
-            Weight::Packed(weight) if layer.norm.is_none() && layer.lora.is_none() => {
-                Some(weight.parts(layer.d_input, layer.activations))
-            }
-            _ => None,
-        };
-        let (inner, down) = ([packed(gate)?, packed(up)?], packed(down)?);
-        Some(ops::ternary_mlp(x, Some(norm.parts()), inner, kind, inner_norm.map(RmsNorm::parts), down))
+        let (inner, down) = ([gate.plain()?, up.plain()?], down.plain()?);
+        Some(ops::ternary_mlp(x, Some(norm.parts()), inner, kind, inner_norm.map(RmsNorm::parts), down, residual))
     }
 
     /// The layer with packed weights: what it computed, it still computes to the bit.

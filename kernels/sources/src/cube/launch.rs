@@ -85,7 +85,13 @@ fn few_tokens(client: &Client, target: &Target, tokens: usize) {
     ];
     for (matrices, gate, rows) in forms {
         let every = [(true, true), (true, false), (false, true), (false, false)];
-        for ((bytes, in_plane), side_by_side) in every.into_iter().flat_map(|way| [(way, 1), (way, BLOCK)]) {
+        // One matrix with and without what it is added to.
+        let added = if matrices == 1 { &[false, true][..] } else { &[false] };
+        for (((bytes, in_plane), side_by_side), added) in every
+            .into_iter()
+            .flat_map(|way| [(way, 1), (way, BLOCK)])
+            .flat_map(|way| added.iter().map(move |added| (way, *added)))
+        {
             let (tile, [r, s, t]) = (tile(tokens), rows);
             let outputs = if gate.is_some() { r } else { r + s + t };
             let block = block(side_by_side, tile, gate.is_some());
@@ -111,6 +117,7 @@ fn few_tokens(client: &Client, target: &Target, tokens: usize) {
                     scale(2).into(),
                     codes,
                     b(2 * tokens),
+                    added.then(|| b(tokens * outputs)).into(),
                     b(tokens * outputs),
                     r,
                     s,
