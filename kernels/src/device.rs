@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use crate::cpu::isa::Isa;
 use crate::cpu::precision::Precision;
 use crate::cpu::tiles::WeightOrder;
+use crate::environment::{EnvironmentError, Variable};
 
 /// A backend that `--device` can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +134,10 @@ pub struct DeviceInfo {
 /// The devices that this program can use on this machine, the default one first.
 ///
 /// # Errors
-/// When `BITNET_ISA` names an instruction set that this processor does not have.
+/// When `BITNET_ISA` names an instruction set that this processor does not have, or another variable says what cannot be
+/// understood.
 pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
+    check_environment()?;
     let choice: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
     let native = format!("native, {} (BITNET_ISA={} chooses)", Isa::select()?, choice.join("|"));
     let of_kind = |kind: DeviceKind| {
@@ -154,9 +157,10 @@ pub fn devices() -> Result<Vec<DeviceInfo>, DeviceError> {
 ///
 /// # Errors
 /// When no backend has this name, when this program was built without it, when the machine has no such device, when nobody
-/// lends it, or when `BITNET_ISA` names an instruction set that this processor does not have.
+/// lends it, or when `BITNET_ISA` names an instruction set that this processor does not have, or another variable says what
+/// cannot be understood.
 pub fn device(name: &str) -> Result<Device, DeviceError> {
-    Isa::select()?;
+    check_environment()?;
     if let Some(address) = name.strip_prefix("remote:") {
         return remote(address);
     }
@@ -253,12 +257,22 @@ fn natively(device: &Device) -> Vec<&'static str> {
     Vec::new()
 }
 
-/// The environment variable with the most bytes of a device's memory that may be used.
-pub const MEMORY: &str = "BITNET_DEVICE_MEMORY";
+/// The most bytes of a device's memory that may be used.
+const MEMORY: Variable<u64> = Variable::new("BITNET_DEVICE_MEMORY", "a number of bytes", |bytes| bytes.parse().ok());
+
+/// Whether the environment says of devices what can be understood.
+fn check_environment() -> Result<(), DeviceError> {
+    Isa::select()?;
+    MEMORY.get()?;
+    crate::replay::REPLAY.get()?;
+    #[cfg(feature = "cube")]
+    crate::cube::Target::check_environment()?;
+    Ok(())
+}
 
 /// Bytes that a device says it can hold, where it says so, or what `BITNET_DEVICE_MEMORY` says if that is less.
 pub fn memory(device: &Device) -> Option<u64> {
-    let allowed = std::env::var(MEMORY).ok().and_then(|bytes| bytes.parse().ok());
+    let allowed = MEMORY.value();
     #[cfg(feature = "cube")]
     let found = client(device).and_then(|client| client.properties().memory.max_memory());
     #[cfg(not(feature = "cube"))]
@@ -333,6 +347,9 @@ pub enum DeviceError {
     /// The kernels cannot run as asked.
     #[error(transparent)]
     Isa(#[from] crate::IsaError),
+    /// The environment says what cannot be understood.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
 }
 
 fn known() -> String {

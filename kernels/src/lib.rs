@@ -18,6 +18,7 @@ mod cube;
 mod backends;
 #[cfg(feature = "burn")]
 mod device;
+pub mod environment;
 mod notice;
 #[cfg(feature = "burn")]
 #[cfg_attr(feature = "ndarray", expect(deprecated, reason = "kept, thin, as long as Burn has this backend"))]

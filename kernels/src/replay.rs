@@ -5,7 +5,11 @@ use std::thread::{self, ThreadId};
 use burn::backend::{Backend, BackendTypes, Dispatch};
 use burn::tensor::Device;
 
+use crate::environment::{Variable, flag};
 use crate::notice::notice;
+
+/// Whether launches are recorded at all.
+pub(crate) const REPLAY: Variable<bool> = Variable::new("BITNET_REPLAY", "0 or 1", flag);
 
 /// A sequence of launches, with the buffers that it reads and writes.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ const WARM_UP: usize = 3;
 
 /// Whether a device can record launches. `BITNET_REPLAY=0` says no for all.
 pub fn can_replay(device: &Device) -> bool {
-    crate::device::replays(device) && std::env::var("BITNET_REPLAY").as_deref() != Ok("0")
+    crate::device::replays(device) && REPLAY.value() != Some(false)
 }
 
 /// Records what `run` launches, after it has run some times; gives what the recorded run gave, which is only computed when

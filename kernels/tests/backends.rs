@@ -413,9 +413,11 @@ macro_rules! suite {
                     RowStorage::Bytes => 4,
                     RowStorage::Words { lanes, .. } => lanes,
                 };
-                for (rows, group, tokens) in [(13, 16, 1), (7, 32, 5)] {
-                    let (layout, cols) = (CodeRows { group, lanes }, 2 * group * lanes);
-                    let codes: Vec<i8> = noise(51, rows * cols).iter().map(|x| (x * 31.0) as i8).collect();
+                let shapes = [(13, 16, 1), (7, 32, 5)];
+                for ((rows, group, tokens), bits) in shapes.into_iter().flat_map(|shape| [(shape, 8), (shape, 6)]) {
+                    let (layout, cols) = (CodeRows { group, lanes, bits }, 2 * group * lanes);
+                    let code = |x: &f32| (x * 256.0).clamp(-128.0, 127.0) as i8 >> (8 - bits);
+                    let codes: Vec<i8> = noise(51, rows * cols).iter().map(code).collect();
                     let scales = noise(52, rows * cols / group);
                     let mut words = vec![0; rows * layout.words(cols)];
                     for (row, words) in words.chunks_exact_mut(layout.words(cols)).enumerate() {

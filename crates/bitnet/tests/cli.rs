@@ -362,6 +362,26 @@ fn a_device_without_a_driver_is_said_in_one_line() {
 }
 
 #[test]
+fn variables_of_the_environment_that_cannot_be_understood_are_named_in_one_line() {
+    let mut wrong = vec![
+        ("BITNET_ISA", "mmx", "not an instruction set of this processor"),
+        ("BITNET_DEVICE_MEMORY", "2G", "it takes a number of bytes"),
+        ("BITNET_REPLAY", "no", "it takes 0 or 1"),
+    ];
+    if cfg!(any(feature = "cpu", feature = "webgpu")) {
+        wrong.extend([("BITNET_TUNED", "yes", "it takes 0 or 1"), ("BITNET_PRODUCTS", "words", "it takes floats, ")]);
+        wrong.push(("BITNET_ROWS", "3x1", "it takes units and rows, "));
+    }
+    for ((name, value, why), command) in wrong.into_iter().flat_map(|w| [(w, "generate"), (w, "devices")]) {
+        let arguments = if command == "generate" { &["generate", "x"][..] } else { &["devices"] };
+        let output = bitnet().env(name, value).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with(&format!("error: {name}={value}: {why}")) && said.lines().count() == 1, "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
 fn wrong_arguments_are_named_in_one_line() {
     assert_eq!(refusal(&["generate", ""]), "the prompt is empty");
     assert!(refusal(&["generate", "x", "--temperature", "-1"]).starts_with("temperature"));

@@ -273,7 +273,7 @@ impl RowWords {
         let codes = blocks.map(|(block, group)| {
             let groups = cols / group;
             let lanes = (0..=lanes.ilog2()).rev().map(|bits| 1 << bits).find(|lanes| groups.is_multiple_of(*lanes));
-            (block, CodeRows { group, lanes: lanes.unwrap_or(1) })
+            (block, CodeRows { group, lanes: lanes.unwrap_or(1), bits: block.code_bits() })
         });
         let (format, words) = match (codes, stored) {
             (Some((_, rows)), _) => (RowFormat::Codes(rows), rows.words(cols)),

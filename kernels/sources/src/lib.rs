@@ -7,7 +7,7 @@ mod recorder;
 
 use std::path::Path;
 
-use bitnet_kernels::cpu;
+use bitnet_kernels::{cpu, environment};
 
 use recorder::{Language, Source, recorder};
 

@@ -1,11 +1,11 @@
 //! Float matrices in stored form: the head, and rows of the embedding.
 //!
-//! A vector of words is decoded to vectors of values, one for each value in a word, and the activations lie in the order
-//! in which those come.
+//! A vector of words, or three of them, are decoded to vectors of values, one for each value in a word, and the activations
+//! lie in the order in which those come.
 
 use cubecl::prelude::*;
 
-use super::narrow::{from_f16, from_i8};
+use super::narrow::{from_above, from_f16, from_i8};
 use super::rows::{over_lanes, sum_of};
 
 /// How the words of a row are read.
@@ -17,21 +17,32 @@ pub(super) enum Words {
     F16,
     /// The same in bfloat16.
     Bf16,
-    /// Four codes each, with a scale for each lane after so many words, see `cpu/code_rows.rs`.
+    /// Four codes each, with a scale for each lane after so many units, see `cpu/code_rows.rs`.
     Codes {
-        /// Vectors of codes before one of scales.
-        vectors: usize,
+        /// Words of codes before one of scales.
+        units: usize,
+    },
+    /// 16 codes in three words, with scales as above.
+    SixBits {
+        /// Units of three words before one of scales.
+        units: usize,
     },
 }
 
 impl Words {
-    /// Values in a word.
+    /// Values of a unit, which is so many words as are read together.
     pub fn values(self) -> usize {
         match self {
             Words::F32 => 1,
             Words::F16 | Words::Bf16 => 2,
             Words::Codes { .. } => 4,
+            Words::SixBits { .. } => 16,
         }
+    }
+
+    /// Vectors of words of a unit.
+    fn words(self) -> usize {
+        if matches!(self, Words::SixBits { .. }) { 3 } else { 1 }
     }
 
     /// Values of a step of vectors of `vector` words.
@@ -41,37 +52,62 @@ impl Words {
 
     /// Words of a row of `cols` values, in vectors of `vector`.
     pub fn stored(self, vector: usize, cols: usize) -> usize {
-        cols / self.of_step(vector) * (self.step() + self.scales()) * vector
+        cols / self.of_step(vector) * self.vectors() * vector
     }
 
-    /// Vectors of words, without scales, that belong together.
+    /// Units that belong together.
     fn step(self) -> usize {
         match self {
-            Words::Codes { vectors } => vectors,
+            Words::Codes { units } | Words::SixBits { units } => units,
             _ => 1,
         }
     }
 
-    /// Vectors of a step that hold no values.
-    fn scales(self) -> usize {
-        usize::from(matches!(self, Words::Codes { .. }))
+    /// Vectors of words of a step, scales among them.
+    fn vectors(self) -> usize {
+        self.step() * self.words() + usize::from(self.has_scales())
+    }
+
+    /// Whether the last vector of a step holds scales.
+    fn has_scales(self) -> bool {
+        matches!(self, Words::Codes { .. } | Words::SixBits { .. })
     }
 }
 
+/// Value `e` of a unit for each lane.
 #[cube]
-fn element<N: Size>(words: Vector<u32, N>, #[comptime] e: u32, #[comptime] format: Words) -> Vector<f32, N> {
+fn element<N: Size>(unit: &Array<Vector<u32, N>>, #[comptime] e: usize, #[comptime] format: Words) -> Vector<f32, N> {
+    let bits = comptime!(e as u32);
     if comptime!(format == Words::F32) {
-        Vector::<f32, N>::reinterpret(words)
+        Vector::<f32, N>::reinterpret(unit[0])
     } else if comptime!(format == Words::F16) {
-        from_f16::<N>((words >> Vector::new(16u32 * e)) & Vector::new(0xffffu32))
+        from_f16::<N>((unit[0] >> Vector::new(16u32 * bits)) & Vector::new(0xffffu32))
     } else if comptime!(format == Words::Bf16) {
-        Vector::<f32, N>::reinterpret((words >> Vector::new(16u32 * e)) << Vector::new(16u32))
+        Vector::<f32, N>::reinterpret((unit[0] >> Vector::new(16u32 * bits)) << Vector::new(16u32))
+    } else if comptime!(format.words() == 1) {
+        from_i8::<N>(unit[0] >> Vector::new(8u32 * bits))
+    } else if comptime!(e == 15) {
+        let top = Vector::new(30u32);
+        let code = (unit[0] >> top) | ((unit[1] >> top) << Vector::new(2u32)) | ((unit[2] >> top) << Vector::new(4u32));
+        from_above::<N>(code, 32f32)
     } else {
-        from_i8::<N>(words >> Vector::new(8u32 * e))
+        let code = (unit[comptime!(e / 5)] >> Vector::new(comptime!(6 * (e as u32 % 5)))) & Vector::new(63u32);
+        from_above::<N>(code, 32f32)
     }
 }
 
-/// The column of value `e` of lane `lane` in vector `i` of step `s`.
+/// The vectors of a unit that begins at `from`.
+#[cube]
+fn unit<N: Size>(weights: &[Vector<u32, N>], from: usize, #[comptime] format: Words) -> Array<Vector<u32, N>> {
+    let mut unit = Array::<Vector<u32, N>>::new(comptime!(format.words()));
+    #[unroll]
+    for w in 0..comptime!(format.words()) {
+        unit[w] = weights[from + w];
+    }
+    unit
+}
+
+/// The column of value `e` of lane `lane` in unit `i` of step `s`.
 #[cube]
 fn column(
     s: usize,
@@ -83,26 +119,26 @@ fn column(
 ) -> usize {
     let values = comptime!(format.values());
     let step = comptime!(format.step());
-    if comptime!(format.scales() == 1) {
+    if comptime!(format.has_scales()) {
         (s * n + lane) * step * values + i * values + e
     } else {
         (s * n + lane) * values + e
     }
 }
 
-/// Puts each row of `x` (`cols` values) in the order `[step][vector][value of a word][lane]`.
+/// Puts each row of `x` (`cols` values) in the order `[step][unit][value of a unit][lane]`.
 #[cube(launch)]
 pub(super) fn arrange(x: &[f32], out: &mut [f32], cols: usize, #[comptime] n: usize, #[comptime] format: Words) {
     let values = comptime!(format.values());
     let step = comptime!(format.step());
     for at in range_stepped(ABSOLUTE_POS, x.len() / values, CUBE_COUNT * CUBE_DIM as usize) {
-        let (lane, vector) = (at % n, at / n);
+        let (lane, unit) = (at % n, at / n);
         let of_row = cols / (n * values);
-        let (row, vector) = (vector / of_row, vector % of_row);
+        let (row, unit) = (unit / of_row, unit % of_row);
         #[unroll]
         for e in 0..values {
-            let from = row * cols + column(vector / step, vector % step, lane, e, n, format);
-            out[((row * of_row + vector) * values + e) * n + lane] = x[from];
+            let from = row * cols + column(unit / step, unit % step, lane, e, n, format);
+            out[((row * of_row + unit) * values + e) * n + lane] = x[from];
         }
     }
 }
@@ -125,7 +161,7 @@ pub(super) fn product<N: Size>(
 ) {
     let values = comptime!(format.values());
     let step = comptime!(format.step());
-    let stored = comptime!(step + format.scales());
+    let (of_unit, stored) = comptime!((format.words(), format.vectors()));
     let groups = CUBE_COUNT * CUBE_DIM as usize / lanes;
     let (group, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
     let tiles = (tokens + tile - 1) / tile;
@@ -149,10 +185,10 @@ pub(super) fn product<N: Size>(
                 parts[i] = Vector::new(0f32);
             }
             for i in 0..step {
-                let words = weights[from + i];
+                let unit = unit::<N>(weights, from + i * of_unit, format);
                 #[unroll]
                 for e in 0..values {
-                    let w = element::<N>(words, comptime!(e as u32), format);
+                    let w = element::<N>(&unit, e, format);
                     #[unroll]
                     for t in 0..tile {
                         parts[t * chains + e % chains] += w * x[((starts[t] + s) * step + i) * values + e];
@@ -166,8 +202,8 @@ pub(super) fn product<N: Size>(
                 for i in 1..chains {
                     part += parts[t * chains + i];
                 }
-                if comptime!(format.scales() == 1) {
-                    sums[t] += part * Vector::<f32, N>::reinterpret(weights[from + step]);
+                if comptime!(format.has_scales()) {
+                    sums[t] += part * Vector::<f32, N>::reinterpret(weights[from + comptime!(stored - 1)]);
                 } else {
                     sums[t] += part;
                 }
@@ -194,18 +230,18 @@ pub(super) fn decode<N: Size>(
 ) {
     let values = comptime!(format.values());
     let step = comptime!(format.step());
-    let stored = comptime!(step + format.scales());
+    let (of_unit, stored) = comptime!((format.words(), format.vectors()));
     let rows = out.len() / cols;
     for task in range_stepped(ABSOLUTE_POS, rows * steps, CUBE_COUNT * CUBE_DIM as usize) {
         let (row, s) = (task / steps, task % steps);
         let from = (row * steps + s) * stored;
         for i in 0..step {
-            let words = weights[from + i];
+            let unit = unit::<N>(weights, from + i * of_unit, format);
             #[unroll]
             for e in 0..values {
-                let mut w = element::<N>(words, comptime!(e as u32), format);
-                if comptime!(format.scales() == 1) {
-                    w = w * Vector::<f32, N>::reinterpret(weights[from + step]);
+                let mut w = element::<N>(&unit, e, format);
+                if comptime!(format.has_scales()) {
+                    w = w * Vector::<f32, N>::reinterpret(weights[from + comptime!(stored - 1)]);
                 }
                 #[unroll]
                 for lane in 0..N::value() {

@@ -8,7 +8,11 @@ use super::dense::{self, Words};
 use super::launch::empty;
 use super::plan::{UNITS, lanes, tile};
 use super::target::Target;
+use crate::cpu::code_rows::CodeRows;
 use crate::cpu::dense::RowFormat;
+
+/// Sums of a token that a processor has at once.
+const CHAINS: usize = 4;
 
 /// How the words of rows in this format are read, and how many in a vector; `None` where no kernel reads it.
 fn words_of(target: &Target, format: RowFormat, words: usize) -> Option<(Words, usize)> {
@@ -17,7 +21,8 @@ fn words_of(target: &Target, format: RowFormat, words: usize) -> Option<(Words, 
         RowFormat::F32 => plain(Words::F32),
         RowFormat::F16 => plain(Words::F16),
         RowFormat::Bf16 => plain(Words::Bf16),
-        RowFormat::Codes(rows) => Some((Words::Codes { vectors: rows.group / 4 }, rows.lanes)),
+        RowFormat::Codes(CodeRows { group, lanes, bits: 6 }) => Some((Words::SixBits { units: group / 16 }, lanes)),
+        RowFormat::Codes(CodeRows { group, lanes, .. }) => Some((Words::Codes { units: group / 4 }, lanes)),
         RowFormat::Other(_) => None,
     }
 }
@@ -37,7 +42,7 @@ pub(crate) fn rows_linear(x: CubeTensor, rows: &CubeTensor, format: RowFormat) -
     let out = empty(&rows, [tokens, count], DType::F32);
     let steps = cols / format.of_step(vector);
     let tile = tile(tokens);
-    let chains = if target.is_cpu() && tile == 1 { format.values() } else { 1 };
+    let chains = if target.is_cpu() && tile == 1 { format.values().min(CHAINS) } else { 1 };
     let (lanes, cubes, dim) = lanes(&target, count * tokens.div_ceil(tile), target.lanes);
     let (rows, x, y) = (rows.into_buffer_arg(), arranged.into_buffer_arg(), out.clone().into_buffer_arg());
     assert_eq!(words, format.stored(vector, cols), "words of a row");

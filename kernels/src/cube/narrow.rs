@@ -6,8 +6,15 @@ use cubecl::prelude::*;
 /// CubeCL's CPU runtime shifts zeros into a vector of signed integers that was one of unsigned ones.
 #[cube]
 pub(super) fn from_i8<N: Size>(bits: Vector<u32, N>) -> Vector<f32, N> {
-    let above = (bits & Vector::new(0xffu32)) ^ Vector::new(0x80u32);
-    Vector::<f32, N>::cast_from(above) - Vector::new(128f32)
+    from_above::<N>((bits & Vector::new(0xffu32)) ^ Vector::new(0x80u32), 128f32)
+}
+
+/// The values of integers below 2^23 that are stored plus `zero`. As the low bits of a float of 2^23, which is one instruction
+/// less than a conversion.
+#[cube]
+pub(super) fn from_above<N: Size>(bits: Vector<u32, N>, zero: f32) -> Vector<f32, N> {
+    let above = Vector::<f32, N>::reinterpret(bits | Vector::new(0x4b00_0000u32));
+    above - Vector::new(8_388_608f32 + zero)
 }
 
 /// The values of IEEE half precision in the low 16 bits of each element.

@@ -7,6 +7,7 @@ use cubecl::ir::{DeviceProperties, ElemType, FloatKind, IntKind};
 use cubecl::prelude::*;
 
 use super::plan::{BLOCK, LANES, UNITS};
+use crate::environment::{EnvironmentError, Variable, flag};
 
 /// How activations meet the codes of ternary weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,42 +122,49 @@ const ALONE: u32 = 64;
 /// Tokens up to which a mat-vec kernel is planned where there are matrix units.
 const FEW: usize = 8;
 
-/// The kernel that `BITNET_PRODUCTS` names, `floats`, `halves`, `bytes` or `tiles`: so that all can be tested anywhere.
-static FORCED: OnceLock<Option<Products>> = OnceLock::new();
-
-fn forced() -> Option<Products> {
-    match std::env::var("BITNET_PRODUCTS").ok()?.as_str() {
+/// The kernel of products, so that all can be tested anywhere.
+const PRODUCTS: Variable<Products> =
+    Variable::new("BITNET_PRODUCTS", "floats, halves, bytes or tiles", |name| match name {
         "floats" => Some(Products::Floats),
         "halves" => Some(Products::Halves),
         "bytes" => Some(Products::Bytes),
         "tiles" => Some(Products::Tiles),
         _ => None,
-    }
+    });
+
+/// Whether Burn's tuner is used everywhere or nowhere, so that it can be tested anywhere.
+const TUNED: Variable<bool> = Variable::new("BITNET_TUNED", "0 or 1", flag);
+
+/// Units that share rows, and how many rows, in products of a few tokens, such as `8x1`: so that those of every device can be
+/// tested anywhere.
+const ROWS: Variable<(usize, usize)> =
+    Variable::new("BITNET_ROWS", "units and rows, powers of two up to 128x4, such as 8x1", |text| {
+        let (lanes, block) = text.split_once('x')?;
+        let of = |text: &str, most| text.parse().ok().filter(|n: &usize| n.is_power_of_two() && *n <= most);
+        Some((of(lanes, UNITS)?, of(block, BLOCK)?))
+    });
+
+/// What those are set to when the first kernel is launched.
+struct Overrides {
+    products: Option<Products>,
+    tuned: Option<bool>,
+    rows: Option<(usize, usize)>,
 }
 
-/// Whether Burn's tuner is used everywhere (`BITNET_TUNED=1`) or nowhere (`0`): so that it can be tested anywhere.
-static TUNED: OnceLock<Option<bool>> = OnceLock::new();
-
-fn tuned() -> Option<bool> {
-    match std::env::var("BITNET_TUNED").ok()?.as_str() {
-        "1" => Some(true),
-        "0" => Some(false),
-        _ => None,
-    }
-}
-
-/// The cut that `BITNET_ROWS` names, such as `8x1`: units that share rows, and how many rows, in products of a few tokens; so
-/// that those of every device can be tested anywhere.
-static CUT: OnceLock<Option<(usize, usize)>> = OnceLock::new();
-
-fn cut() -> Option<(usize, usize)> {
-    let named = std::env::var("BITNET_ROWS").ok()?;
-    let (lanes, block) = named.split_once('x')?;
-    let of = |text: &str, most| text.parse().ok().filter(|n: &usize| n.is_power_of_two() && *n <= most);
-    Some((of(lanes, UNITS)?, of(block, BLOCK)?))
+fn overrides() -> &'static Overrides {
+    static OVERRIDES: OnceLock<Overrides> = OnceLock::new();
+    OVERRIDES.get_or_init(|| Overrides { products: PRODUCTS.value(), tuned: TUNED.value(), rows: ROWS.value() })
 }
 
 impl Target {
+    /// Whether the variables that override the plan of products can be understood.
+    pub fn check_environment() -> Result<(), EnvironmentError> {
+        PRODUCTS.get()?;
+        TUNED.get()?;
+        ROWS.get()?;
+        Ok(())
+    }
+
     /// Of the device behind `client`.
     pub fn of(client: &Client) -> Self {
         let properties = client.properties();
@@ -175,7 +183,7 @@ impl Target {
         };
         // Where units are turns of a loop, nothing is gained by sharing a row, and a load is dear.
         let software = properties.identity.physical.is_none();
-        let (lanes, block) = CUT.get_or_init(cut).unwrap_or(if software { (1, BLOCK) } else { (LANES, 1) });
+        let (lanes, block) = overrides().rows.unwrap_or(if software { (1, BLOCK) } else { (LANES, 1) });
         let planes = properties.features.plane.contains(Plane::Ops)
             && hardware.plane_size_min == hardware.plane_size_max
             && !portable;
@@ -188,7 +196,7 @@ impl Target {
             plane: if planes { hardware.plane_size_min as usize } else { 1 },
             lanes,
             block,
-            tuned: TUNED.get_or_init(tuned).unwrap_or(!software && !portable),
+            tuned: overrides().tuned.unwrap_or(!software && !portable),
             max_bindings: hardware.max_bindings as usize,
             alignment: properties.memory.alignment as usize,
             max_cubes: hardware.max_cube_count.0.min(65_535),
@@ -197,8 +205,8 @@ impl Target {
 
     /// How a product of activations of 8 bits is made for so many tokens.
     pub fn products(&self, tokens: usize) -> Products {
-        match FORCED.get_or_init(forced) {
-            Some(forced) => *forced,
+        match overrides().products {
+            Some(products) => products,
             None if tokens > FEW && self.matrix.is_some() => Products::Tiles,
             None => self.products,
         }
@@ -206,7 +214,7 @@ impl Target {
 
     /// Whether one kernel was asked for by name.
     pub fn is_forced() -> bool {
-        FORCED.get_or_init(forced).is_some()
+        overrides().products.is_some()
     }
 
     /// Whether launches can be recorded and replayed.

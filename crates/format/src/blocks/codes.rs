@@ -15,6 +15,14 @@ impl BlockFormat {
         }
     }
 
+    /// Bits that every code fits in, with its sign: 6 or 8.
+    pub fn code_bits(self) -> usize {
+        match self {
+            Self::Q6_K | Self::Q4_0 => 6,
+            _ => 8,
+        }
+    }
+
     /// The codes of one row (or any whole number of blocks), and the scale of each [`code_group`](Self::code_group): their
     /// products are the values that [`dequantize_row`](Self::dequantize_row) gives, to the bit.
     ///
@@ -74,6 +82,8 @@ mod tests {
             format.codes_row(&bytes, &mut codes, &mut scales).unwrap();
             for i in 0..count {
                 assert_eq!(values[i], scales[i / group] * f32::from(codes[i]), "{format:?} {i}");
+                let most = 1 << (format.code_bits() - 1);
+                assert!((-most..most).contains(&i32::from(codes[i])), "{format:?} {i}");
             }
             assert!(format.codes_row(&bytes[1..], &mut codes, &mut scales).is_err());
         }

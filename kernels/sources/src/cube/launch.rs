@@ -291,7 +291,7 @@ fn attention(client: &Client, target: &Target) {
 fn rows(client: &Client, target: &Target) {
     let b = |len| buffer(client, len);
     use dense::Words;
-    for format in [Words::F32, Words::F16, Words::Bf16, Words::Codes { vectors: 8 }] {
+    for format in [Words::F32, Words::F16, Words::Bf16, Words::Codes { units: 8 }, Words::SixBits { units: 1 }] {
         let count = 1000;
         let words = format.stored(4, HIDDEN);
         let steps = HIDDEN / format.of_step(4);
