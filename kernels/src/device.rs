@@ -303,6 +303,8 @@ pub enum RowStorage {
         lanes: usize,
         /// The most bytes that a kernel can be given in one tensor.
         max_bytes: usize,
+        /// The bits of codes that would fit in six: a GPU waits for memory, a processor for what takes them apart.
+        small_codes: usize,
     },
 }
 
@@ -311,7 +313,9 @@ pub fn row_storage(device: &Device) -> RowStorage {
     #[cfg(feature = "cube")]
     if let Some(client) = client(device) {
         let max_bytes = usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX);
-        return RowStorage::Words { lanes: crate::cube::Target::of(&client).vector, max_bytes };
+        let target = crate::cube::Target::of(&client);
+        let small_codes = if target.is_cpu() { 8 } else { 6 };
+        return RowStorage::Words { lanes: target.vector, max_bytes, small_codes };
     }
     let _ = device;
     RowStorage::Bytes

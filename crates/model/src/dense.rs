@@ -82,8 +82,8 @@ impl DenseMatrix {
                 let data = vec![TensorData::from_bytes(bytes, shape, DType::U8)];
                 StoredRows { search: Some(search), ..StoredRows::new(data, DType::U8, format, device) }
             }
-            RowStorage::Words { lanes, max_bytes } => {
-                let words = RowWords::new(info.dtype, format, cols, lanes);
+            RowStorage::Words { lanes, max_bytes, small_codes } => {
+                let words = RowWords::new(info.dtype, format, cols, lanes, small_codes);
                 let of_row = bytes.len() / rows.max(1);
                 let in_shard = (max_bytes / (4 * words.words)).clamp(1, rows.max(1));
                 let shards = bytes.chunks((in_shard * of_row).max(1)).map(|bytes| words.encode(bytes, of_row));
@@ -268,12 +268,13 @@ struct RowWords {
 }
 
 impl RowWords {
-    fn new(dtype: StorageType, stored: RowFormat, cols: usize, lanes: usize) -> Self {
+    fn new(dtype: StorageType, stored: RowFormat, cols: usize, lanes: usize, small_codes: usize) -> Self {
         let blocks = dtype.block_format().and_then(|block| Some((block, block.code_group()?)));
         let codes = blocks.map(|(block, group)| {
             let groups = cols / group;
             let lanes = (0..=lanes.ilog2()).rev().map(|bits| 1 << bits).find(|lanes| groups.is_multiple_of(*lanes));
-            (block, CodeRows { group, lanes: lanes.unwrap_or(1), bits: block.code_bits() })
+            let bits = block.code_bits().max(small_codes);
+            (block, CodeRows { group, lanes: lanes.unwrap_or(1), bits })
         });
         let (format, words) = match (codes, stored) {
             (Some((_, rows)), _) => (RowFormat::Codes(rows), rows.words(cols)),

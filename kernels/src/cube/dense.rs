@@ -74,37 +74,37 @@ impl Words {
     }
 }
 
-/// Value `e` of a unit for each lane.
+/// Value `e` for each lane of a unit, which is `a` alone or with `b` and `c`.
 #[cube]
-fn element<N: Size>(unit: &Array<Vector<u32, N>>, #[comptime] e: usize, #[comptime] format: Words) -> Vector<f32, N> {
+fn element<N: Size>(
+    a: Vector<u32, N>,
+    b: Vector<u32, N>,
+    c: Vector<u32, N>,
+    #[comptime] e: usize,
+    #[comptime] format: Words,
+) -> Vector<f32, N> {
     let bits = comptime!(e as u32);
     if comptime!(format == Words::F32) {
-        Vector::<f32, N>::reinterpret(unit[0])
+        Vector::<f32, N>::reinterpret(a)
     } else if comptime!(format == Words::F16) {
-        from_f16::<N>((unit[0] >> Vector::new(16u32 * bits)) & Vector::new(0xffffu32))
+        from_f16::<N>((a >> Vector::new(16u32 * bits)) & Vector::new(0xffffu32))
     } else if comptime!(format == Words::Bf16) {
-        Vector::<f32, N>::reinterpret((unit[0] >> Vector::new(16u32 * bits)) << Vector::new(16u32))
+        Vector::<f32, N>::reinterpret((a >> Vector::new(16u32 * bits)) << Vector::new(16u32))
     } else if comptime!(format.words() == 1) {
-        from_i8::<N>(unit[0] >> Vector::new(8u32 * bits))
+        from_i8::<N>(a >> Vector::new(8u32 * bits))
     } else if comptime!(e == 15) {
         let top = Vector::new(30u32);
-        let code = (unit[0] >> top) | ((unit[1] >> top) << Vector::new(2u32)) | ((unit[2] >> top) << Vector::new(4u32));
-        from_above::<N>(code, 32f32)
+        from_above::<N>((a >> top) | ((b >> top) << Vector::new(2u32)) | ((c >> top) << Vector::new(4u32)), 32f32)
     } else {
-        let code = (unit[comptime!(e / 5)] >> Vector::new(comptime!(6 * (e as u32 % 5)))) & Vector::new(63u32);
-        from_above::<N>(code, 32f32)
+        let word = if comptime!(e < 5) {
+            a
+        } else if comptime!(e < 10) {
+            b
+        } else {
+            c
+        };
+        from_above::<N>((word >> Vector::new(comptime!(6 * (e as u32 % 5)))) & Vector::new(63u32), 32f32)
     }
-}
-
-/// The vectors of a unit that begins at `from`.
-#[cube]
-fn unit<N: Size>(weights: &[Vector<u32, N>], from: usize, #[comptime] format: Words) -> Array<Vector<u32, N>> {
-    let mut unit = Array::<Vector<u32, N>>::new(comptime!(format.words()));
-    #[unroll]
-    for w in 0..comptime!(format.words()) {
-        unit[w] = weights[from + w];
-    }
-    unit
 }
 
 /// The column of value `e` of lane `lane` in unit `i` of step `s`.
@@ -185,10 +185,12 @@ pub(super) fn product<N: Size>(
                 parts[i] = Vector::new(0f32);
             }
             for i in 0..step {
-                let unit = unit::<N>(weights, from + i * of_unit, format);
+                let at = from + i * of_unit;
+                let (a, b, c) =
+                    (weights[at], weights[at + comptime!(of_unit / 2)], weights[at + comptime!(of_unit - 1)]);
                 #[unroll]
                 for e in 0..values {
-                    let w = element::<N>(&unit, e, format);
+                    let w = element::<N>(a, b, c, e, format);
                     #[unroll]
                     for t in 0..tile {
                         parts[t * chains + e % chains] += w * x[((starts[t] + s) * step + i) * values + e];
@@ -236,10 +238,11 @@ pub(super) fn decode<N: Size>(
         let (row, s) = (task / steps, task % steps);
         let from = (row * steps + s) * stored;
         for i in 0..step {
-            let unit = unit::<N>(weights, from + i * of_unit, format);
+            let at = from + i * of_unit;
+            let (a, b, c) = (weights[at], weights[at + comptime!(of_unit / 2)], weights[at + comptime!(of_unit - 1)]);
             #[unroll]
             for e in 0..values {
-                let mut w = element::<N>(&unit, e, format);
+                let mut w = element::<N>(a, b, c, e, format);
                 if comptime!(format.has_scales()) {
                     w = w * Vector::<f32, N>::reinterpret(weights[from + comptime!(stored - 1)]);
                 }
