@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bitnet_kernels::Isa;
 use bitnet_kernels::cpu::pool::Pool;
-use bitnet_kernels::cpu::ternary::{ScaleView, TernaryView, dequantize, linear, linear_float, linears, matmul_i32};
+use bitnet_kernels::cpu::ternary::{
+    ScaleView, TernaryView, dequantize, linear, linear_float, linear_onto, linears, matmul_i32,
+};
 use bitnet_kernels::cpu::tiles::WeightOrder;
 use bitnet_ternary::{Scale, TernaryMatrix, reference};
 use proptest::prelude::*;
@@ -148,9 +150,16 @@ fn matrices_of_one_input_are_what_each_is_alone() {
     for isa in Isa::available() {
         let mut out: Vec<Vec<f32>> = matrices.iter().map(|m| vec![0f32; tokens * m.rows()]).collect();
         let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-        linears(isa, tokens, |token, row| row.copy_from_slice(&x[token * cols..][..cols]), &views, &mut slices);
-        for (out, m) in out.iter().zip(&matrices) {
-            assert_eq!(out, &reference::linear(&x, tokens, m), "{isa}");
+        let row = |token: usize, row: &mut [f32]| row.copy_from_slice(&x[token * cols..][..cols]);
+        linears(isa, tokens, row, &views, &mut slices);
+        for ((out, m), view) in out.iter().zip(&matrices).zip(&views) {
+            let alone = reference::linear(&x, tokens, m);
+            assert_eq!(out, &alone, "{isa}");
+            let residual = activations(tokens, m.rows(), 9);
+            let sum: Vec<f32> = residual.iter().zip(&alone).map(|(before, y)| before + y).collect();
+            let mut onto = vec![f32::NAN; sum.len()];
+            linear_onto(isa, &residual, tokens, row, view, &mut onto);
+            assert_eq!(onto, sum, "{isa}");
         }
     }
 }
