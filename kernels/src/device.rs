@@ -271,6 +271,9 @@ fn check_environment() -> Result<(), DeviceError> {
 }
 
 /// Bytes that a device says it can hold, where it says so, or what `BITNET_DEVICE_MEMORY` says if that is less.
+///
+/// # Panics
+/// When that is set to no number; [`device`] has refused it before.
 pub fn memory(device: &Device) -> Option<u64> {
     let allowed = MEMORY.value();
     #[cfg(feature = "cube")]

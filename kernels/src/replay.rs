@@ -24,6 +24,9 @@ pub struct Recording {
 const WARM_UP: usize = 3;
 
 /// Whether a device can record launches. `BITNET_REPLAY=0` says no for all.
+///
+/// # Panics
+/// When that is set to neither 0 nor 1; [`crate::device`] has refused it before.
 pub fn can_replay(device: &Device) -> bool {
     crate::device::replays(device) && REPLAY.value() != Some(false)
 }
