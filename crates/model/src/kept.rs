@@ -12,7 +12,7 @@ use crate::load::load_prepared;
 use crate::{Loaded, ModelError, Transformer, WeightBits, load_with_bits};
 
 /// Counts what changes in the parts.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The copy of the head, see [`crate::DenseMatrix::top`].
 const HEAD: &str = "head.sketch";

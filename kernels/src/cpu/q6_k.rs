@@ -14,14 +14,17 @@
 //! # Tiles
 //!
 //! The kernels work on 16 rows at once, each in a 32-bit lane of its own, as those of the ternary layers do: no sum leaves
-//! its lane, and the scales of a step are one vector. So the blocks of 16 rows are laid out anew, in as many bytes
-//! ([`tile`]); rows that are missing in the last tile are zeros:
+//! its lane, and the scales of a step are one vector. So 16 rows are laid out anew ([`tile`]), in the order in which they
+//! are read: what the processor fetches ahead is then what is wanted next, and no vector is in two lines of a cache. It
+//! takes as many bytes, up to a line more for a tile of an odd number of blocks; rows that are missing in the last tile are
+//! zeros:
 //!
 //! ```text
-//! block of 16 rows       16 groups of 16 columns, 192 bytes each     scales [group][row] i8     d [row] f16
-//! group    bytes   0..64    4 for each row     columns 0..4 in the low nibbles, columns 4..8 in the high ones
-//!                 64..128                      columns 8..12, columns 12..16
-//!                128..192                      the pairs of columns j, 4 + j, 8 + j, 12 + j in the bits 0, 2, 4, 6 of byte j
+//! 16 rows    d [block][row] f16, up to the end of a line; then the blocks, of 4 quarters each, 832 bytes
+//! quarter    scales [group][row] i8, 64 bytes; then 4 groups of 16 columns, 192 bytes each
+//! group      bytes   0..64    4 for each row     columns 0..4 in the low nibbles, columns 4..8 in the high ones
+//!                   64..128                      columns 8..12, columns 12..16
+//!                  128..192                      the pairs of columns j, 4 + j, 8 + j, 12 + j in the bits 0, 2, 4, 6 of byte j
 //! ```
 
 use half::f16;
@@ -43,19 +46,65 @@ const BLOCK_BYTES: usize = 210;
 /// Weights that share an int8 scale.
 const GROUP: usize = 16;
 
-/// Groups whose sums fit 32 bits together: `4 * 16 * 32 * 8128 * 128 < 2^31`.
-const GROUPS_IN_I32: usize = 4;
+/// Groups of a quarter: their sums fit 32 bits together, `4 * 16 * 32 * 8128 * 128 < 2^31`.
+const GROUPS: usize = 4;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
 
-/// A block of 16 rows: where its scales begin, where `d` does, and where it ends.
-const SCALES: usize = BLOCK / GROUP * GROUP_BYTES;
-const D: usize = SCALES + TILE_ROWS * (BLOCK / GROUP);
-const TILE_BLOCK: usize = TILE_ROWS * BLOCK_BYTES;
-
 /// Codes of a group of 16 rows.
 const GROUP_BYTES: usize = 192;
+
+/// Scales and codes of a quarter of 16 rows.
+const SCALES_BYTES: usize = GROUPS * TILE_ROWS;
+const QUARTER_BYTES: usize = SCALES_BYTES + GROUPS * GROUP_BYTES;
+
+/// Quarters of a block.
+const QUARTERS: usize = BLOCK / GROUP / GROUPS;
+
+/// The scales `d` of a block of 16 rows.
+const D_BYTES: usize = TILE_ROWS * 2;
+
+/// A line of a processor's cache.
+const LINE: usize = 64;
+
+/// Scales and codes of a block of 16 rows.
+type TileBlock = [[u8; QUARTER_BYTES]; QUARTERS];
+
+/// The blocks of 16 rows.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    d: &'a [[u8; D_BYTES]],
+    blocks: &'a [TileBlock],
+}
+
+impl<'a> Tile<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let count = blocks_of(bytes.len());
+        let (d, quarters) = bytes.split_at(d_bytes(count));
+        let (blocks, _) = quarters.as_chunks::<QUARTER_BYTES>().0.as_chunks();
+        Self { d: &d.as_chunks().0[..count], blocks }
+    }
+
+    /// `d` of one row in block `b`.
+    fn d(self, b: usize, lane: usize) -> f32 {
+        f16::from_le_bytes([self.d[b][2 * lane], self.d[b][2 * lane + 1]]).to_f32()
+    }
+}
+
+/// Bytes of the scales `d` of so many blocks, up to the end of a line.
+fn d_bytes(blocks: usize) -> usize {
+    (blocks * D_BYTES).next_multiple_of(LINE)
+}
+
+/// Bytes of a tile of so many blocks, and how many a tile of so many bytes has.
+fn bytes_of(blocks: usize) -> usize {
+    d_bytes(blocks) + blocks * QUARTERS * QUARTER_BYTES
+}
+
+fn blocks_of(bytes: usize) -> usize {
+    bytes / (D_BYTES + QUARTERS * QUARTER_BYTES)
+}
 
 /// Tokens that meet the codes of a group at once, where there are so many.
 pub(crate) const TOKENS: usize = 4;
@@ -133,7 +182,7 @@ impl Split {
 
 /// Bytes of the tiles of so many rows of `cols` columns.
 pub fn tile_bytes(rows: usize, cols: usize) -> usize {
-    rows.div_ceil(TILE_ROWS) * (cols / BLOCK) * TILE_BLOCK
+    rows.div_ceil(TILE_ROWS) * bytes_of(cols / BLOCK)
 }
 
 /// The tiles of rows as a file has them, `[rows, cols / 256, 210]` bytes, into `tiles`.
@@ -145,36 +194,36 @@ pub fn tile(stored: &[u8], cols: usize, tiles: &mut [u8]) {
     assert!(cols.is_multiple_of(BLOCK) && of_row > 0 && stored.len().is_multiple_of(of_row), "rows of whole blocks");
     assert_eq!(tiles.len(), tile_bytes(stored.len() / of_row, cols), "tiles of these rows");
     let work = 16 * stored.len();
-    parallel::chunks(tiles, TILE_ROWS * of_row, work, |i, tile| {
+    parallel::chunks(tiles, bytes_of(cols / BLOCK), work, |i, tile| {
         let rows = &stored[i * TILE_ROWS * of_row..];
         let rows = rows.chunks_exact(of_row).take(TILE_ROWS);
-        if rows.len() < TILE_ROWS {
-            tile.fill(0);
-        }
+        tile.fill(0);
+        let (d, quarters) = tile.split_at_mut(d_bytes(cols / BLOCK));
+        let (d, blocks) = (d.as_chunks_mut().0, quarters.as_chunks_mut().0.as_chunks_mut().0);
         for (lane, row) in rows.enumerate() {
-            let blocks = tile.as_chunks_mut::<TILE_BLOCK>().0.iter_mut().zip(row.as_chunks::<BLOCK_BYTES>().0);
-            blocks.for_each(|(tile, block)| put_lane(block, lane, tile));
+            for ((block, d), to) in row.as_chunks::<BLOCK_BYTES>().0.iter().zip(&mut *d).zip(&mut *blocks) {
+                put_lane(block, lane, d, to);
+            }
         }
     });
 }
 
 /// A block of a row into its lane.
-fn put_lane(block: &[u8; BLOCK_BYTES], lane: usize, tile: &mut [u8; TILE_BLOCK]) {
+fn put_lane(block: &[u8; BLOCK_BYTES], lane: usize, d: &mut [u8; D_BYTES], to: &mut TileBlock) {
     let bytes = |at: usize| u128::from_le_bytes(*block[at..].first_chunk().expect("16 bytes of a block"));
-    let mut put = |at: usize, word: u128| tile[at..at + 4].copy_from_slice(&(word as u32).to_le_bytes());
     for group in 0..BLOCK / GROUP {
         let (half, quarter, at) = place(GROUP * group);
         let low = bytes(64 * half + 32 * (quarter % 2) + at) >> (4 * (quarter / 2)) & (u128::MAX / 255 * 15);
         let high = bytes(128 + 32 * half + at) >> (2 * quarter) & (u128::MAX / 255 * 3);
-        let to = GROUP_BYTES * group + 4 * lane;
-        put(to, low | low >> 32 << 4);
-        put(to + 64, low >> 64 | low >> 96 << 4);
-        put(to + 128, high | high >> 32 << 2 | high >> 64 << 4 | high >> 96 << 6);
+        let to = &mut to[group / GROUPS];
+        to[TILE_ROWS * (group % GROUPS) + lane] = block[192 + group];
+        let to = &mut to[SCALES_BYTES + GROUP_BYTES * (group % GROUPS) + 4 * lane..];
+        let mut put = |at: usize, word: u128| to[at..at + 4].copy_from_slice(&(word as u32).to_le_bytes());
+        put(0, low | low >> 32 << 4);
+        put(64, low >> 64 | low >> 96 << 4);
+        put(128, high | high >> 32 << 2 | high >> 64 << 4 | high >> 96 << 6);
     }
-    for group in 0..BLOCK / GROUP {
-        tile[SCALES + TILE_ROWS * group + lane] = block[192 + group];
-    }
-    tile[D + 2 * lane..][..2].copy_from_slice(&block[208..]);
+    d[2 * lane..][..2].copy_from_slice(&block[208..]);
 }
 
 /// Where column `i` of a block lies in what a file has: the half, its quarter, and the byte of that.
@@ -182,8 +231,9 @@ fn place(i: usize) -> (usize, usize, usize) {
     (i / 128, i % 128 / 32, i % 32)
 }
 
-/// The 16 codes of a group of one row, from its lane.
-fn codes(group: &[u8], lane: usize) -> [u8; GROUP] {
+/// The 16 codes of a group of one row, from its lane of a quarter.
+fn codes(quarter: &[u8; QUARTER_BYTES], group: usize, lane: usize) -> [u8; GROUP] {
+    let group = &quarter[SCALES_BYTES + GROUP_BYTES * group..][..GROUP_BYTES];
     std::array::from_fn(|i| {
         let (word, byte) = (i / 4, 4 * lane + i % 4);
         let nibbles = group[64 * (word / 2) + byte];
@@ -192,20 +242,18 @@ fn codes(group: &[u8], lane: usize) -> [u8; GROUP] {
     })
 }
 
-fn scale(block: &[u8; TILE_BLOCK], group: usize, lane: usize) -> i8 {
-    block[SCALES + TILE_ROWS * group + lane].cast_signed()
-}
-
-fn d(block: &[u8; TILE_BLOCK], lane: usize) -> f32 {
-    f16::from_le_bytes([block[D + 2 * lane], block[D + 2 * lane + 1]]).to_f32()
+fn scale(quarter: &[u8; QUARTER_BYTES], group: usize, lane: usize) -> i8 {
+    quarter[TILE_ROWS * group + lane].cast_signed()
 }
 
 /// The values of row `lane` of a tile.
 pub(crate) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
-    for (block, row) in tile.as_chunks::<TILE_BLOCK>().0.iter().zip(row.as_chunks_mut::<BLOCK>().0) {
-        for (group, row) in row.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-            let scale = d(block, lane) * f32::from(scale(block, group, lane));
-            let codes = codes(&block[GROUP_BYTES * group..], lane);
+    let tile = Tile::new(tile);
+    let quarters = row.as_chunks_mut::<GROUP>().0.chunks_exact_mut(GROUPS);
+    for (i, (row, quarter)) in quarters.zip(tile.blocks.as_flattened()).enumerate() {
+        for (group, row) in row.iter_mut().enumerate() {
+            let scale = tile.d(i / QUARTERS, lane) * f32::from(scale(quarter, group, lane));
+            let codes = codes(quarter, group, lane);
             row.iter_mut().zip(codes).for_each(|(value, code)| *value = scale * (f32::from(code) - 32.0));
         }
     }
@@ -216,49 +264,49 @@ pub(crate) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
 /// # Panics
 /// When a token has another number of blocks.
 pub(crate) fn tile_dots<const T: usize>(isa: Isa, tile: &[u8], x: [&SplitActivations; T]) -> [[f32; TILE_ROWS]; T] {
-    let (blocks, rest) = tile.as_chunks::<TILE_BLOCK>();
+    let tile = Tile::new(tile);
     let x = x.map(|x| &x.blocks[..]);
-    assert!(rest.is_empty() && x.iter().all(|x| x.len() == blocks.len()), "as many blocks");
+    assert!(x.iter().all(|x| x.len() == tile.blocks.len()), "as many blocks");
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever came in through a public function has passed `Isa::check`.
-        Isa::Avx512Vnni => unsafe { x86::avx512(blocks, x) },
+        Isa::Avx512Vnni => unsafe { x86::avx512(tile, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::avx2(blocks, x) },
+        Isa::Avx2 => unsafe { x86::avx2(tile, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::AvxVnni => unsafe { x86::avxvnni(blocks, x) },
+        Isa::AvxVnni => unsafe { x86::avxvnni(tile, x) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Vnni256 => unsafe { x86::vnni256(blocks, x) },
+        Isa::Vnni256 => unsafe { x86::vnni256(tile, x) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::neon(blocks, x) },
+        Isa::Neon => unsafe { neon::neon(tile, x) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::dotprod(blocks, x) },
-        _ => portable(blocks, x),
+        Isa::NeonDotprod | Isa::NeonI8mm => unsafe { neon::dotprod(tile, x) },
+        _ => portable(tile, x),
     }
 }
 
-fn portable<const T: usize>(blocks: &[[u8; TILE_BLOCK]], x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
+fn portable<const T: usize>(tile: Tile<'_>, x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
     let mut totals = [[0f32; TILE_ROWS]; T];
-    for (b, block) in blocks.iter().enumerate() {
-        for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
-            for lane in 0..TILE_ROWS {
-                let mut sums = [0i32; T];
-                for group in first..first + GROUPS_IN_I32 {
-                    let codes = codes(&block[GROUP_BYTES * group..], lane);
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        let products = codes.iter().enumerate();
-                        let products = products.map(|(i, code)| i32::from(*code) * x[b].integer(GROUP * group + i));
-                        *sum += (x[b].offset[group] + products.sum::<i32>()) * i32::from(scale(block, group, lane));
-                    }
+    for (i, quarter) in tile.blocks.as_flattened().iter().enumerate() {
+        let (b, first) = (i / QUARTERS, i % QUARTERS * GROUPS);
+        for lane in 0..TILE_ROWS {
+            let mut sums = [0i32; T];
+            for group in 0..GROUPS {
+                let codes = codes(quarter, group, lane);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    let at = GROUP * (first + group);
+                    let products = codes.iter().enumerate().map(|(i, code)| i32::from(*code) * x[b].integer(at + i));
+                    let products = x[b].offset[first + group] + products.sum::<i32>();
+                    *sum += products * i32::from(scale(quarter, group, lane));
                 }
-                for ((total, sum), x) in totals.iter_mut().zip(sums).zip(x) {
-                    total[lane] += sum as f32 * (d(block, lane) * x[b].scale);
-                }
+            }
+            for ((total, sum), x) in totals.iter_mut().zip(sums).zip(x) {
+                total[lane] += sum as f32 * (tile.d(b, lane) * x[b].scale);
             }
         }
     }
@@ -317,7 +365,7 @@ mod tests {
         for (rows, blocks) in [(1, 1), (16, 2), (37, 3)] {
             let (stored, cols) = (stored(rows, blocks), BLOCK * blocks);
             let tiles = tiles(&stored, cols);
-            let of_tile = TILE_BLOCK * blocks;
+            let of_tile = tile_bytes(1, cols);
             for (n, row) in stored.chunks_exact(BLOCK_BYTES * blocks).enumerate() {
                 let expected: Vec<f32> = row.as_chunks().0.iter().flat_map(decode).collect();
                 let mut found = vec![0.0; cols];

@@ -1,8 +1,9 @@
 //! Tiles of Q6_K on x86-64.
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::{BLOCK, D, GROUP, GROUP_BYTES, GROUPS_IN_I32, SCALES, Split, TILE_BLOCK, TILE_ROWS};
+use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
 
 /// The lanes of activations of a group: four words of high bytes, four of low bytes, and what the offset makes of them.
 ///
@@ -15,23 +16,32 @@ unsafe fn lanes(x: &Split, group: usize) -> (*const i32, *const i32, i32) {
     (at(&x.high), at(&x.low), x.offset[group])
 }
 
+/// What was read stays before what is read after it: a compiler would mix the reads of several groups, and a processor
+/// that sees lines in no order does not fetch the next ones (`benches/results/cpu-2026-11-26.md`).
+#[inline(always)]
+fn in_order<T>(read: T) -> T {
+    compiler_fence(Ordering::SeqCst);
+    read
+}
+
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI. Every token has as many blocks as the tile.
-// Reading ahead in software made this slower: 192 bytes a step in one stream are found by the processor itself.
+// Reading ahead in software made this slower: one stream is found by the processor itself.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn avx512<const T: usize>(blocks: &[[u8; TILE_BLOCK]], x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
+pub(super) unsafe fn avx512<const T: usize>(tile: Tile<'_>, x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
     let (nibble, pair) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0x30));
     let mut totals = [_mm512_setzero_ps(); T];
-    for (b, block) in blocks.iter().enumerate() {
-        let bytes = block.as_ptr();
-        // SAFETY: every read is within the block, or the arrays of `x`, whose groups are four words.
+    for (b, (block, d)) in tile.blocks.iter().zip(tile.d).enumerate() {
+        // SAFETY: every read is within `d`, the quarter, or the arrays of `x`, whose groups are four words.
         unsafe {
-            let d = _mm512_cvtph_ps(_mm256_loadu_si256(bytes.add(D).cast()));
-            for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
+            let d = _mm512_cvtph_ps(_mm256_loadu_si256(d.as_ptr().cast()));
+            for (quarter, first) in block.iter().zip((0..BLOCK / GROUP).step_by(GROUPS)) {
+                let bytes = quarter.as_ptr();
                 let mut integers = [_mm512_setzero_si512(); T];
-                for group in first..first + GROUPS_IN_I32 {
-                    let at = bytes.add(GROUP_BYTES * group);
-                    let [a, b_, pairs] = [0, 64, 128].map(|i| _mm512_loadu_si512(at.add(i).cast()));
+                for group in 0..GROUPS {
+                    let at = bytes.add(SCALES_BYTES + GROUP_BYTES * group);
+                    let scale = _mm_loadu_si128(bytes.add(TILE_ROWS * group).cast());
+                    let [a, b_, pairs] = [0, 64, 128].map(|i| in_order(_mm512_loadu_si512(at.add(i).cast())));
                     let low = [
                         _mm512_and_si512(a, nibble),
                         _mm512_and_si512(_mm512_srli_epi16::<4>(a), nibble),
@@ -47,9 +57,9 @@ pub(super) unsafe fn avx512<const T: usize>(blocks: &[[u8; TILE_BLOCK]], x: [&[S
                     // low | (high & pair)
                     let codes: [__m512i; 4] =
                         std::array::from_fn(|i| _mm512_ternarylogic_epi32::<0xf8>(low[i], high[i], pair));
-                    let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.add(SCALES + TILE_ROWS * group).cast()));
+                    let scale = _mm512_cvtepi8_epi32(scale);
                     for (integers, x) in integers.iter_mut().zip(x) {
-                        let (high, low, offset) = lanes(&x[b], group);
+                        let (high, low, offset) = lanes(&x[b], first + group);
                         let (mut highs, mut lows) = (_mm512_setzero_si512(), _mm512_set1_epi32(offset));
                         for (i, codes) in codes.into_iter().enumerate() {
                             highs = _mm512_dpbusd_epi32(highs, codes, _mm512_set1_epi32(high.add(i).read()));
@@ -80,24 +90,23 @@ macro_rules! of_eight_rows {
         /// # Safety
         /// The processor has what is enabled. Every token has as many blocks as the tile.
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name<const T: usize>(
-            blocks: &[[u8; TILE_BLOCK]],
-            x: [&[Split]; T],
-        ) -> [[f32; TILE_ROWS]; T] {
+        pub(super) unsafe fn $name<const T: usize>(tile: Tile<'_>, x: [&[Split]; T]) -> [[f32; TILE_ROWS]; T] {
             let (nibble, pair) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x30));
             let mut totals = [[_mm256_setzero_ps(); 2]; T];
-            for (b, block) in blocks.iter().enumerate() {
-                let bytes = block.as_ptr();
-                // SAFETY: every read is within the block, or the arrays of `x`, whose groups are four words.
+            for (b, (block, d)) in tile.blocks.iter().zip(tile.d).enumerate() {
+                // SAFETY: every read is within `d`, the quarter, or the arrays of `x`, whose groups are four words.
                 unsafe {
-                    // First one half of the rows and then the other: with both, activations would not stay in registers.
-                    for eight in 0..2 {
-                        let d = _mm256_cvtph_ps(_mm_loadu_si128(bytes.add(D + 16 * eight).cast()));
-                        for first in (0..BLOCK / GROUP).step_by(GROUPS_IN_I32) {
-                            let mut integers = [_mm256_setzero_si256(); T];
-                            for group in first..first + GROUPS_IN_I32 {
-                                let at = bytes.add(GROUP_BYTES * group + 32 * eight);
-                                let [a, b_, pairs] = [0, 64, 128].map(|i| _mm256_loadu_si256(at.add(i).cast()));
+                    let d: [__m256; 2] =
+                        std::array::from_fn(|half| _mm256_cvtph_ps(_mm_loadu_si128(d.as_ptr().add(16 * half).cast())));
+                    for (quarter, first) in block.iter().zip((0..BLOCK / GROUP).step_by(GROUPS)) {
+                        let bytes = quarter.as_ptr();
+                        let mut integers = [[_mm256_setzero_si256(); 2]; T];
+                        for group in 0..GROUPS {
+                            // Both halves of a line at once: while one came back for the second, memory would be idle.
+                            for half in 0..2 {
+                                let at = bytes.add(SCALES_BYTES + GROUP_BYTES * group + 32 * half);
+                                let [a, b_, pairs] =
+                                    [0, 64, 128].map(|i| in_order(_mm256_loadu_si256(at.add(i).cast())));
                                 let low = [a, _mm256_srli_epi16::<4>(a), b_, _mm256_srli_epi16::<4>(b_)];
                                 let high = [
                                     _mm256_slli_epi16::<4>(pairs),
@@ -108,16 +117,18 @@ macro_rules! of_eight_rows {
                                 let codes: [__m256i; 4] = std::array::from_fn(|i| {
                                     _mm256_or_si256(_mm256_and_si256(low[i], nibble), _mm256_and_si256(high[i], pair))
                                 });
-                                let scale = bytes.add(SCALES + TILE_ROWS * group + 8 * eight).cast::<i64>();
-                                let scale = scale.read_unaligned();
+                                let scale = bytes.add(TILE_ROWS * group + 8 * half).cast::<i64>().read_unaligned();
                                 for (integers, x) in integers.iter_mut().zip(x) {
-                                    *integers = _mm256_add_epi32(*integers, $products(codes, &x[b], group, scale));
+                                    let products = $products(codes, &x[b], first + group, scale);
+                                    integers[half] = _mm256_add_epi32(integers[half], products);
                                 }
                             }
-                            for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
-                                let scale = _mm256_mul_ps(d, _mm256_set1_ps(x[b].scale));
-                                let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scale);
-                                totals[eight] = _mm256_add_ps(totals[eight], scaled);
+                        }
+                        for ((totals, integers), x) in totals.iter_mut().zip(integers).zip(x) {
+                            for half in 0..2 {
+                                let scale = _mm256_mul_ps(d[half], _mm256_set1_ps(x[b].scale));
+                                let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(integers[half]), scale);
+                                totals[half] = _mm256_add_ps(totals[half], scaled);
                             }
                         }
                     }
