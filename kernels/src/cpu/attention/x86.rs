@@ -1,5 +1,6 @@
 //! The kernels of attention on AVX-512 and AVX2: one text for 16 floats in one register or in two.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::queries::PADDING;
@@ -287,6 +288,23 @@ unsafe fn weighted<L: Lanes, const R: usize>(sum: Sum, weights: &[f32], values: 
     }
 }
 
+/// `sum + a[0] b[0] + a[1] b[1]` in each 32-bit lane, with the same two numbers `b` for all of them.
+///
+/// # Safety
+/// The processor has AVX-512 F and VNNI, and there are two numbers at `b`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_products(sum: __m512i, a: __m512i, b: *const i16) -> __m512i {
+    let mut sum = sum;
+    // A compiler takes the instruction apart again, and reads the numbers through a register.
+    // SAFETY: the instruction is there, and reads what the caller says is there.
+    unsafe {
+        asm!("vpdpwssd {sum}, {a}, dword ptr [{b}]{{1to16}}", sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(reg) b,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    sum
+}
+
 /// Scores with int8 keys: two elements of a head are multiplied and added in each 32-bit lane, which is a position.
 ///
 /// # Safety
@@ -323,9 +341,11 @@ pub(super) unsafe fn code_scores_avx512<const R: usize>(
             let high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(keys));
             for (sums, q) in sums.iter_mut().zip(q) {
                 // SAFETY: as above.
-                let [first, second] = unsafe { q.as_ptr().add(STEP * step).cast::<[i32; 2]>().read_unaligned() };
-                sums[0] = _mm512_dpwssd_epi32(sums[0], low, _mm512_set1_epi32(first));
-                sums[1] = _mm512_dpwssd_epi32(sums[1], high, _mm512_set1_epi32(second));
+                unsafe {
+                    let q = q.as_ptr().add(STEP * step);
+                    sums[0] = add_products(sums[0], low, q);
+                    sums[1] = add_products(sums[1], high, q.add(2));
+                }
             }
         }
         // SAFETY: a block begins with 16 scales.
@@ -432,9 +452,9 @@ pub(super) unsafe fn weighted_codes_avx512<const R: usize>(
                     let low = _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(a, b));
                     let high = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
                     for (totals, weights) in totals.iter_mut().zip(weights) {
-                        let weight = weights.as_ptr().add(first + pair).cast::<i32>().read_unaligned();
-                        totals[0] = _mm512_dpwssd_epi32(totals[0], low, _mm512_set1_epi32(weight));
-                        totals[1] = _mm512_dpwssd_epi32(totals[1], high, _mm512_set1_epi32(weight));
+                        let weights = weights.as_ptr().add(first + pair);
+                        totals[0] = add_products(totals[0], low, weights);
+                        totals[1] = add_products(totals[1], high, weights);
                     }
                 }
                 for (at, totals) in totals_at.into_iter().zip(totals) {
