@@ -40,17 +40,28 @@ pub struct Sketch {
     data: Arc<dyn AsRef<[u8]> + Send + Sync>,
 }
 
-/// A line of a processor's cache, so that a vector of the sketch is never in two of them.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
+/// A line of a processor's cache: no vector of the sketch is in two of them.
+const LINE: usize = 64;
 
-struct Lines(Vec<Line>);
+/// Bytes from the beginning of a line on.
+struct Lines {
+    memory: Vec<u8>,
+    begin: usize,
+}
+
+impl Lines {
+    /// Zeros.
+    fn new(len: usize) -> Self {
+        let mut memory: Vec<u8> = bitnet_ternary::zeroed(len + LINE);
+        let begin = memory.as_ptr().align_offset(LINE).min(LINE);
+        memory.truncate(begin + len);
+        Self { memory, begin }
+    }
+}
 
 impl AsRef<[u8]> for Lines {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: a line is 64 bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), 64 * self.0.len()) }
+        &self.memory[self.begin..]
     }
 }
 
@@ -114,10 +125,8 @@ impl Sketch {
             return None;
         }
         let layout = Layout::new(rows, cols);
-        let mut lines = vec![Line([0; 64]); layout.bytes() / 64];
-        // SAFETY: a line is 64 bytes without padding, and any bytes are one.
-        let data = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), 64 * lines.len()) };
-        let (four, rest) = data.split_at_mut(layout.scales());
+        let mut lines = Lines::new(layout.bytes());
+        let (four, rest) = lines.memory[lines.begin..].split_at_mut(layout.scales());
         let (scales, rest) = rest.split_at_mut(layout.facts() - layout.scales());
         let (facts, fifth) = rest.split_at_mut(layout.fifth() - layout.facts());
         let parts = [four, scales, facts, fifth].map(parallel::Parts::new);
@@ -141,7 +150,7 @@ impl Sketch {
                 put(isa, &codes, four, fifth, lane);
             }
         });
-        (!refused.into_inner()).then(|| Self { rows, cols, data: Arc::new(Lines(lines)) })
+        (!refused.into_inner()).then(|| Self { rows, cols, data: Arc::new(lines) })
     }
 
     /// A sketch of `rows` by `cols` that was written before ([`Sketch::bytes`]); `None` where it has another size.
