@@ -1,37 +1,23 @@
 //! `bitnet bench` as scripts and people use it, on the embedded model.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod program;
 
+use std::path::{Path, PathBuf};
+
+use program::path;
 use serde_json::Value;
 
 /// The smallest run that measures everything.
 const TINY: [&str; 10] = ["--prefill", "8,3", "--decode", "2", "--depth", "5,0", "--reps", "2", "--warmup", "0"];
 
-fn bench(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.env_remove("BITNET_ISA").env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
-    command.arg("bench").args(args).output().unwrap()
-}
-
+/// What `bitnet bench` says.
 fn stdout(args: &[&str]) -> String {
-    let output = bench(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    program::stdout(&[&["bench"], args].concat())
 }
 
-/// The one line that a failing command says.
+/// The one line with which it fails.
 fn refusal(args: &[&str]) -> String {
-    let output = bench(args);
-    assert!(!output.status.success(), "{args:?}");
-    assert!(output.stdout.is_empty(), "{args:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    program::refusal(&[&["bench"], args].concat())
 }
 
 /// A file in `folder` with what `--json` prints, `tokens_per_second` of decode multiplied by `factor`.

@@ -1,46 +1,14 @@
 //! The program as scripts and people use it.
 
+mod program;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use bitnet_fixtures::{FAMILIES, Reference, families_tokenizer, family, moby};
-use bitnet_ternary::Packing;
+use program::{bitnet, json, path, refusal, run, stdout};
 use serde_json::Value;
-
-fn bitnet() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.env_remove("BITNET_ISA").env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    bitnet().args(args).output().unwrap()
-}
-
-fn stdout(args: &[&str]) -> String {
-    let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&stdout(args)).unwrap()
-}
-
-/// The one line that a failing command says.
-fn refusal(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    assert!(output.stdout.is_empty(), "{args:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text.strip_prefix("error: ").expect("an error").trim_end().to_string()
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn generate_json_has_what_scripts_rely_on() {
@@ -202,19 +170,6 @@ fn the_activation_can_be_overruled() {
 }
 
 #[test]
-fn a_padding_row_of_the_embedding_has_no_text() {
-    let folder = broken("packed-autobitlinear", |folder| {
-        let file = folder.join("tokenizer.json");
-        let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        tokenizer["added_tokens"].as_array_mut().unwrap().retain(|token| token["id"] != 4095);
-        std::fs::write(&file, tokenizer.to_string()).unwrap();
-    });
-    let args = ["generate", "The whale", "-n", "2", "--temperature", "0", "--logit-bias", "4095=1000", "--json", "-m"];
-    let value = json(&[&args[..], &[path(folder.path())]].concat());
-    assert_eq!((&value["ids"], &value["text"]), (&serde_json::json!([4095, 4095]), &serde_json::json!("")));
-}
-
-#[test]
 fn a_prompt_can_come_from_stdin() {
     let model = moby("packed-autobitlinear");
     let mut child = bitnet()
@@ -279,106 +234,6 @@ fn score_inspect_tokenize_and_devices_speak_json() {
     assert!(stdout(&tokenize).contains("389"));
     assert_eq!(json(&["devices", "--json"])[0]["name"], "flex");
     assert!(stdout(&["completions", "bash"]).contains("bitnet"));
-}
-
-#[test]
-fn too_little_memory_of_a_device_is_said_before_it_is_used() {
-    for device in json(&["devices", "--json"]).as_array().unwrap() {
-        let device = device["name"].as_str().unwrap();
-        let generate = |bytes: u64, more: &[&str]| {
-            let mut command = bitnet();
-            command
-                .env("BITNET_DEVICE_MEMORY", bytes.to_string())
-                .args(["generate", "x", "-n", "2", "--device", device]);
-            let output = command.args(more).output().unwrap();
-            let text = String::from_utf8(output.stderr).unwrap();
-            // What a library of the display says where OpenGL's adapters are looked for and nobody is logged in.
-            let own = text.split_inclusive('\n').filter(|line| !line.contains("XDG_RUNTIME_DIR"));
-            (output.status.code(), own.collect::<String>())
-        };
-        let (code, text) = generate(1, &[]);
-        let needed = text
-            .strip_prefix("error: the weights need ")
-            .and_then(|rest| rest.split_once(" MB, and the device has 0 MB"));
-        let megabytes: u64 = needed.unwrap_or_else(|| panic!("{text}")).0.parse().unwrap();
-        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-        // The weights, but not the cache of the whole context; a smaller one goes.
-        let (code, text) = generate(megabytes * 1_000_000, &[]);
-        assert!(text.starts_with("error: the weights and a cache for 1024 tokens need "), "{text}");
-        assert!(text.ends_with(&format!("and the device has {megabytes} MB: ask for a smaller context\n")), "{text}");
-        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-        let (code, text) = generate((megabytes + 1) * 1_000_000, &["--context", "64"]);
-        assert_eq!(code, Some(0), "{text}");
-    }
-}
-
-#[test]
-fn devices_are_listed_with_what_they_do_themselves_and_each_writes_a_text() {
-    let listed = json(&["devices", "--json"]);
-    let listed = listed.as_array().unwrap();
-    let names: Vec<&str> = listed.iter().map(|device| device["name"].as_str().unwrap()).collect();
-    // Those that need no driver.
-    let always =
-        [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray")), ("cpu", cfg!(feature = "cpu"))];
-    for (name, there) in always {
-        assert_eq!(names.contains(&name), there, "{names:?}");
-    }
-    let lines = stdout(&["devices"]);
-    assert_eq!(lines.lines().count(), listed.len(), "{lines}");
-    for ((line, device), name) in lines.lines().zip(listed).zip(names) {
-        let kernels = device["kernels"].as_str().unwrap();
-        let natively: Vec<&str> = device["natively"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
-        assert_eq!(line, [&[&*format!("{name:8} {kernels}")], &natively[..]].concat().join(", "));
-        let native = ["flex", "ndarray"].contains(&name);
-        assert!(kernels.starts_with(if native { "native, " } else { "CubeCL " }), "{line}");
-        if native || name == "cpu" {
-            assert!(!natively.contains(&"dp4a") && !natively.contains(&"replay"), "{line}");
-        }
-        if name.starts_with("webgpu") {
-            assert!(natively.contains(&"replay"), "{line}");
-        }
-
-        let output = run(&["generate", "Call me", "-n", "4", "--temperature", "0", "-v", "--device", name]);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{name}: {said}");
-        assert!(said.contains(&format!("device {name}, kernels {kernels}")), "{said}");
-        // Nothing of a decoder is done without a kernel.
-        assert!(!said.contains("has no kernel"), "{said}");
-        assert!(!output.stdout.trim_ascii().is_empty(), "{name}");
-    }
-}
-
-#[test]
-#[cfg(all(feature = "webgpu", target_os = "linux"))]
-fn a_device_without_a_driver_is_said_in_one_line() {
-    let mut command = bitnet();
-    // Where Vulkan and OpenGL look for what there is.
-    command.env_remove("VK_DRIVER_FILES").env("VK_ICD_FILENAMES", "/absent");
-    command.env("__EGL_VENDOR_LIBRARY_FILENAMES", "/absent").args(["generate", "x", "--device", "webgpu"]);
-    let output = command.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "error: there is no device webgpu: this machine has 0 with a driver for webgpu\n");
-    assert_eq!(output.status.code(), Some(1));
-}
-
-#[test]
-fn variables_of_the_environment_that_cannot_be_understood_are_named_in_one_line() {
-    let mut wrong = vec![
-        ("BITNET_ISA", "mmx", "not an instruction set of this processor"),
-        ("BITNET_DEVICE_MEMORY", "2G", "it takes a number of bytes"),
-        ("BITNET_REPLAY", "no", "it takes 0 or 1"),
-    ];
-    if cfg!(any(feature = "cpu", feature = "webgpu")) {
-        wrong.extend([("BITNET_TUNED", "yes", "it takes 0 or 1"), ("BITNET_PRODUCTS", "words", "it takes floats, ")]);
-        wrong.push(("BITNET_ROWS", "3x1", "it takes units and rows, "));
-    }
-    for ((name, value, why), command) in wrong.into_iter().flat_map(|w| [(w, "generate"), (w, "devices")]) {
-        let arguments = if command == "generate" { &["generate", "x"][..] } else { &["devices"] };
-        let output = bitnet().env(name, value).args(arguments).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.starts_with(&format!("error: {name}={value}: {why}")) && said.lines().count() == 1, "{said}");
-        assert_eq!(output.status.code(), Some(1));
-    }
 }
 
 #[test]
@@ -472,148 +327,4 @@ fn nobody_has_to_read_what_is_said_on_stderr() {
         .unwrap();
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));
-}
-
-#[test]
-fn what_a_file_says_does_not_reach_the_terminal_as_commands() {
-    let folder = broken("packed-autobitlinear", |folder| {
-        rewrite(&folder.join("config.json"), |text| text.replace("BitNetForCausalLM", "Bit\\n\\u001b[31mNet"));
-    });
-    let error = refusal(&["generate", "x", "-m", path(folder.path())]);
-    assert!(error.contains("Bit\\n") && !error.contains('\u{1b}'), "{error}");
-}
-
-/// A copy of a fixture folder with one thing changed.
-fn broken(folder: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(moby(folder)).unwrap() {
-        let entry: PathBuf = entry.unwrap().path();
-        std::fs::copy(&entry, copy.path().join(entry.file_name().unwrap())).unwrap();
-    }
-    change(copy.path());
-    copy
-}
-
-fn rewrite(file: &Path, change: impl FnOnce(String) -> String) {
-    let text = std::fs::read_to_string(file).unwrap();
-    let changed = change(text.clone());
-    assert_ne!(text, changed, "the change must hit");
-    std::fs::write(file, changed).unwrap();
-}
-
-/// Replaces text of the safetensors header by text of the same length.
-fn rewrite_header(folder: &Path, from: &str, to: &str) {
-    assert_eq!(from.len(), to.len());
-    let file = folder.join("model.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect("the header has this");
-    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-    std::fs::write(&file, bytes).unwrap();
-}
-
-#[test]
-fn models_that_are_not_whole_are_refused_by_name() {
-    let refuse = |folder: tempfile::TempDir| refusal(&["generate", "x", "-m", path(folder.path())]);
-    let config = |change: fn(String) -> String| {
-        broken("packed-autobitlinear", |folder| rewrite(&folder.join("config.json"), change))
-    };
-
-    let error = refuse(config(|text| text.replace("BitNetForCausalLM", "AbacusForCausalLM")));
-    assert!(error.contains("AbacusForCausalLM"), "{error}");
-    let error = refuse(config(|text| text.replace("\"hidden_size\": 256", "\"hidden_size\": 512")));
-    assert!(error.contains("model.layers.") && error.contains("shape"), "{error}");
-    let error = refuse(config(|text| text.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5")));
-    assert!(error.contains("model.layers.4."), "{error}");
-    let error = refuse(config(|text| text.replace("\"vocab_size\": 4096", "\"vocab_size\": 4090")));
-    assert!(error.contains("embed_tokens"), "{error}");
-    let error = refuse(config(|text| text.replace("\"relu2\"", "\"tanh\"")));
-    assert!(error.contains("tanh"), "{error}");
-
-    let error = refuse(broken("packed-autobitlinear", |folder| {
-        rewrite_header(folder, "model.layers.2.self_attn.k_proj.weight\"", "model.layers.2.self_attn.x_proj.weight\"");
-    }));
-    assert!(error.contains("model.layers.2.self_attn.k_proj.weight"), "{error}");
-    let error = refuse(broken("packed-autobitlinear", |folder| {
-        let file = folder.join("model.safetensors");
-        let mut bytes = std::fs::read(&file).unwrap();
-        *bytes.last_mut().unwrap() = 0xff;
-        std::fs::write(&file, bytes).unwrap();
-    }));
-    assert!(error.contains("model.layers.3") && error.contains("code 3"), "{error}");
-    let error =
-        refuse(broken("packed-autobitlinear", |folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap()));
-    assert!(error.contains("tokenizer"), "{error}");
-    let error = refuse(broken("packed-autobitlinear", |folder| {
-        rewrite(&folder.join("tokenizer.json"), |text| text.replace("\"id\": 4095", "\"id\": 4099"));
-    }));
-    assert!(error.contains("4099"), "{error}");
-    for length in [0u64, 7, 8, 1000, 100_000, 2_900_000] {
-        let error = refuse(broken("packed-autobitlinear", |folder| {
-            let file = std::fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).unwrap();
-            file.set_len(length).unwrap();
-        }));
-        assert!(error.contains("model.safetensors"), "{length}: {error}");
-    }
-}
-
-/// The I2_S fixture with its tensors in another order, as a broken build of bitnet.cpp would have written them.
-fn in_another_order(folder: &Path, packing: Packing) -> PathBuf {
-    let source = moby("i2_s.gguf");
-    let model = bitnet::format::open(&source).unwrap();
-    let mut bytes = std::fs::read(&source).unwrap();
-    for info in model.tensors().filter(|t| t.dtype.is_i2s()) {
-        let at = info.offset as usize..(info.offset + info.bytes) as usize;
-        let (rows, cols) = info.rows_cols();
-        let matrix = Packing::I2S.decode(&bytes[at.clone()], rows, cols).unwrap();
-        bytes[at].copy_from_slice(&packing.encode(&matrix).unwrap());
-    }
-    let path = folder.join(format!("{packing:?}.gguf"));
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
-
-#[test]
-fn the_layout_of_an_i2s_file_is_found_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut losses = Vec::new();
-    for (packing, name) in
-        [(Packing::I2S, "block128"), (Packing::I2SArm64, "block64"), (Packing::I2SFourRows, "four-rows")]
-    {
-        let file = in_another_order(folder.path(), packing);
-        let value = json(&["inspect", "--check", "-m", path(&file), "--json"]);
-        assert_eq!(value["flag"], format!("--i2s-layout {name}"), "{value}");
-        for entry in value["layouts"].as_array().unwrap() {
-            assert_eq!(entry["makes_sense"], entry["layout"] == name, "{value}");
-            losses.extend(entry["loss"].as_f64().filter(|_| entry["layout"] == name));
-        }
-        let text = stdout(&["inspect", "--check", "-m", path(&file)]);
-        assert!(text.lines().last().unwrap().contains(&format!("--i2s-layout {name}")), "{text}");
-    }
-    assert!(losses.iter().all(|loss| *loss == losses[0]), "the same model three times: {losses:?}");
-}
-
-#[test]
-fn a_model_that_makes_no_sense_is_told_from_one_without_layouts() {
-    let flag = json(&["inspect", "--check", "--json"])["flag"].clone();
-    assert_eq!(flag, "--i2s-layout block128", "the embedded model is a file of our own");
-    let value = json(&["inspect", "--check", "--json", "-m", path(&moby("packed-autobitlinear"))]);
-    assert_eq!((&value["makes_sense"], &value["flag"]), (&Value::Bool(true), &Value::Null));
-    assert_eq!(value["layouts"].as_array().unwrap().len(), 1);
-
-    // The rows of every matrix in one order and the columns in another: no layout undoes both.
-    let folder = tempfile::tempdir().unwrap();
-    let file = in_another_order(folder.path(), Packing::I2SArm64);
-    let model = bitnet::format::open(&file).unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    for info in model.tensors().filter(|t| t.dtype.is_i2s()) {
-        let codes = info.offset as usize..(info.offset + info.bytes) as usize - 32;
-        bytes[codes].reverse();
-    }
-    std::fs::write(&file, bytes).unwrap();
-    let output = run(&["inspect", "--check", "-m", path(&file), "--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&value["makes_sense"], &value["flag"]), (&Value::Bool(false), &Value::Null));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("no layout of I2_S") && error.lines().count() == 1, "{error}");
 }

@@ -1,38 +1,17 @@
 //! `bitnet convert` and `bitnet repair`.
 
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use bitnet_fixtures::{family, moby};
+use program::{bitnet, json, path, refusal_of, run};
 use serde_json::Value;
-
-fn bitnet() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.env_remove("BITNET_ISA").env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    bitnet().args(args).output().unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 /// The last line that a failing command says.
 fn refusal(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    assert!(output.stdout.is_empty(), "{args:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    text.lines().last().unwrap_or_default().strip_prefix("error: ").expect("an error").to_string()
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    refusal_of(bitnet().args(args), None)
 }
 
 /// Loss over the beginning of the held-out text, and the tokens after a prompt.

@@ -1,5 +1,7 @@
 //! `bitnet train` as scripts and people use it, on a network of a few thousand parameters.
 
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,10 +15,10 @@ use serde_json::Value;
 /// Long enough to be killed in.
 const STEPS: u64 = 150;
 
+/// The program with pipes for what it says.
 fn bitnet() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.env_remove("BITNET_ISA").env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = program::bitnet();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -69,14 +71,7 @@ fn figures(output: &Output) -> Value {
 
 /// The last line that a failing command says, of `lines` in all where that is certain.
 fn refusal(mut command: Command, lines: Option<usize>) -> String {
-    let output = command.output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(output.stdout.is_empty());
-    if let Some(lines) = lines {
-        assert_eq!(text.lines().count(), lines, "{text}");
-    }
-    text.lines().last().unwrap().strip_prefix("error: ").expect("an error").to_string()
+    program::refusal_of(&mut command, lines)
 }
 
 fn csv(folder: &Path) -> String {

@@ -1,38 +1,22 @@
 //! Export, tokenizers and fine-tuning from the command line.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use bitnet_fixtures::moby;
+use program::{bitnet, path, refusal_of, run, stdout};
 use serde_json::Value;
-
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.env_remove("BITNET_MODEL").env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
-    command.args(args).output().unwrap()
-}
-
-fn stdout(args: &[&str]) -> String {
-    let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// The last line on stdout.
 fn json(args: &[&str]) -> Value {
     serde_json::from_str(stdout(args).lines().last().unwrap()).unwrap()
 }
 
+/// The last line that a failing command says.
 fn refusal(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stderr).unwrap();
-    text.lines().last().unwrap().strip_prefix("error: ").expect("an error").to_string()
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    refusal_of(bitnet().args(args), None)
 }
 
 /// A recipe for a model that trains in no time and has the widths that every packing takes.

@@ -141,6 +141,30 @@ pub(super) fn quantize_packed<N: Size>(
     }
 }
 
+/// The codes of word `word` of a row, column by column and without what does not fit, into their places; `before` words come
+/// before the row.
+#[cube]
+pub(super) fn put_word(
+    of_word: &Array<u32>,
+    codes: &mut [u32],
+    before: usize,
+    word: usize,
+    #[comptime] vector: usize,
+    #[comptime] per_word: usize,
+) {
+    let planes = comptime!(WORD / per_word);
+    let to = (before + word / vector * vector) * planes + word % vector;
+    #[unroll]
+    for plane in 0..planes {
+        let mut packed = 0u32;
+        #[unroll]
+        for b in 0..per_word {
+            packed |= of_word[planes * b + plane] << comptime!((32 / per_word * b) as u32);
+        }
+        codes[to + plane * vector] = packed;
+    }
+}
+
 /// Row `row` of `x` as row `to_row` of `codes` and `meta`, by `units` units.
 #[cube]
 pub(super) fn pack_row<N: Size>(
@@ -157,9 +181,7 @@ pub(super) fn pack_row<N: Size>(
     #[comptime] units: usize,
     #[comptime] per_word: usize,
 ) {
-    let planes = comptime!(WORD / per_word);
-    let bits = comptime!(32 / per_word as u32);
-    let mask = comptime!(u32::MAX >> (32 - bits));
+    let mask = comptime!(u32::MAX >> (32 - 32 / per_word as u32));
     let size = N::value();
     let vectors = comptime!(WORD / size);
     let start = row * width;
@@ -188,16 +210,7 @@ pub(super) fn pack_row<N: Size>(
                 of_word[v * size + e] = u32::reinterpret(i32::cast_from(code.extract(e))) & mask;
             }
         }
-        let to = (to_row * words + word / vector * vector) * planes + word % vector;
-        #[unroll]
-        for plane in 0..planes {
-            let mut packed = 0u32;
-            #[unroll]
-            for b in 0..per_word {
-                packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
-            }
-            codes[to + plane * vector] = packed;
-        }
+        put_word(&of_word, codes, to_row * words, word, vector, per_word);
     }
     let sum = total(sum_of(sums), units);
     if lane(units) == 0 {

@@ -6,7 +6,7 @@
 use cubecl::prelude::*;
 
 use super::narrow::{from_f16, from_i8, to_f16};
-use super::quantize::{WORD, code_of, round_one};
+use super::quantize::{WORD, code_of, put_word, round_one};
 use super::rows::{first_row, lane, largest, max_of, row_step, total};
 
 /// Codes in a word.
@@ -96,9 +96,7 @@ pub(super) fn arrange(
     #[comptime] per_word: usize,
     #[comptime] units: usize,
 ) {
-    let planes = comptime!(WORD / per_word);
-    let bits = comptime!(32 / per_word as u32);
-    let mask = comptime!(u32::MAX >> (32 - bits));
+    let mask = comptime!(u32::MAX >> (32 - 32 / per_word as u32));
     for row in range_stepped(first_row(units), multiplier.len(), row_step(units)) {
         let mut sum = 0f32;
         for word in range_stepped(lane(units), words, units.runtime()) {
@@ -122,16 +120,7 @@ pub(super) fn arrange(
                     };
                 }
             }
-            let to = (row * words + word / vector * vector) * planes + word % vector;
-            #[unroll]
-            for plane in 0..planes {
-                let mut packed = 0u32;
-                #[unroll]
-                for b in 0..per_word {
-                    packed |= of_word[planes * b + plane] << comptime!(bits * b as u32);
-                }
-                out[to + plane * vector] = packed;
-            }
+            put_word(&of_word, out, row * words, word, vector, per_word);
         }
         let sum = total(sum, units);
         if lane(units) == 0 {
