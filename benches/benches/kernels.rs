@@ -13,7 +13,7 @@ use bitnet_kernels::cpu::dense::{self, DenseView};
 use bitnet_kernels::cpu::kv_cache::{CacheShape, CacheSide};
 use bitnet_kernels::cpu::norm::rms_norm;
 use bitnet_kernels::cpu::probe::{ReadProbe, int8_peak};
-use bitnet_kernels::cpu::q6_k;
+use bitnet_kernels::cpu::row_tiles::RowTiles;
 use bitnet_kernels::cpu::ternary::{ScaleView, TernaryView, linear};
 use bitnet_kernels::cpu::{pool, tiles::WeightOrder};
 use bitnet_kernels::{CacheFormat, Isa, RowFormat};
@@ -150,19 +150,22 @@ fn ternary_512_tokens(bencher: Bencher<'_, '_>, layer: Linear) {
         .bench_local(|| linear(isa, black_box(&x), PROMPT, &layer.view(&words), &mut out));
 }
 
-#[divan::bench(args = ["f16", "q6_k"], max_time = 1)]
+#[divan::bench(args = ["f16", "q6_k", "q8_0", "q4_0"], max_time = 1)]
 fn head(bencher: Bencher<'_, '_>, format: &str) {
-    let size = match format {
-        "f16" => VOCABULARY * 2 * HIDDEN,
-        _ => q6_k::tile_bytes(VOCABULARY, HIDDEN),
+    let tiles = match format {
+        "q6_k" => Some(RowTiles::Q6K),
+        "q8_0" => Some(RowTiles::Bytes),
+        "q4_0" => Some(RowTiles::Nibbles),
+        _ => None,
     };
-    // Any two bytes of this are a small f16, and so a scale of Q6_K too. From a line of the cache on, as a model has it.
+    let size = tiles.map_or(VOCABULARY * 2 * HIDDEN, |tiles| tiles.bytes(VOCABULARY, HIDDEN));
+    // Any two bytes of this are a small f16, and so a scale of a tile, too. From a line of the cache on, as a model has it.
     let memory = f16::from_f32(0.01).to_le_bytes().repeat(size / 2 + LINE);
     let begin = memory.as_ptr().align_offset(LINE);
     let bytes = &memory[begin..begin + size];
-    let view = match format {
-        "f16" => DenseView::Stored { bytes, cols: HIDDEN, row_bytes: 2 * HIDDEN, format: RowFormat::F16 },
-        _ => DenseView::Q6KTiles { bytes, rows: VOCABULARY, cols: HIDDEN },
+    let view = match tiles {
+        Some(tiles) => DenseView::Tiles { bytes, tiles, rows: VOCABULARY, cols: HIDDEN },
+        None => DenseView::Stored { bytes, cols: HIDDEN, row_bytes: 2 * HIDDEN, format: RowFormat::F16 },
     };
     let (isa, x, mut out) = (Isa::active(), floats(HIDDEN), vec![0f32; VOCABULARY]);
     bencher.counter(BytesCount::new(size)).bench_local(|| dense::linear(isa, black_box(&x), 1, &view, &mut out));

@@ -10,14 +10,14 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Int, Te
 use rayon::prelude::*;
 
 use crate::ModelError;
-use crate::head::Searchable;
+use crate::head::{Searchable, TileOrder};
 
 /// A float matrix `[rows, cols]`: the embedding, or the head.
 ///
 /// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
 /// Q8_0, Q6_K, Q4_0, Q5_0, Q3_K, Q4_K, IQ4_NL or Q2_0 (Bonsai's, which is ternary as the linears are), and a row becomes f32 when it is
 /// used. A device whose kernels read 32-bit words is given the same values in words: floats as they are, blocks as 8-bit
-/// codes with their scales (Q5_0, Q3_K, Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
+/// codes with their scales (Q3_K, Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
 /// and has a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
@@ -103,16 +103,14 @@ impl DenseMatrix {
         device: &Device,
     ) -> Result<Option<Self>, ModelError> {
         let mut matrix = Self::load(checkpoint, name, rows, cols, device)?;
-        let is_q6_k = checkpoint.info(name).is_some_and(|info| info.dtype == StorageType::Q6_K);
-        let Values::Stored(stored) = &mut matrix.values else { return Ok(Some(matrix)) };
-        if let Some(search) = stored.search.take_if(|_| is_q6_k) {
-            stored.search = match tiles {
-                Some(tiles) => search.with_tiles(tiles),
-                None => Some(search.tiled(|| checkpoint.release(name))),
-            };
-            return Ok(stored.search.is_some().then_some(matrix));
-        }
-        Ok(Some(matrix))
+        let order = checkpoint.info(name).and_then(|info| TileOrder::of(info.dtype, cols));
+        let (Values::Stored(stored), Some(order)) = (&mut matrix.values, order) else { return Ok(Some(matrix)) };
+        let Some(search) = stored.search.take() else { return Ok(Some(matrix)) };
+        stored.search = match tiles {
+            Some(tiles) => search.with_tiles(order, tiles),
+            None => Some(search.tiled(order, || checkpoint.release(name))),
+        };
+        Ok(stored.search.is_some().then_some(matrix))
     }
 
     /// To be trained, from F32 weights `[rows, cols]`. The model computes with the values that `storage` (F32, F16 or BF16)
@@ -321,7 +319,7 @@ impl TrainedRows {
 
 const WHOLE: &str = "a row is whole blocks: the reader has checked it";
 
-fn row_format(dtype: StorageType) -> Option<RowFormat> {
+pub(crate) fn row_format(dtype: StorageType) -> Option<RowFormat> {
     match dtype {
         StorageType::F32 => Some(RowFormat::F32),
         StorageType::F16 => Some(RowFormat::F16),

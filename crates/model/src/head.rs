@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bitnet_format::{BlockFormat, StorageType};
 use bitnet_kernels::Isa;
 use bitnet_kernels::cpu::dense::{self, DenseView, RowFormat};
-use bitnet_kernels::cpu::q6_k;
+use bitnet_kernels::cpu::row_tiles::{ReadCodes, RowTiles, TILE_ROWS};
 use bitnet_kernels::cpu::top::{Head, Sketch, TopLogits, Wanted, top};
+use bitnet_ternary::Packing;
+use bitnet_ternary::packing::q2_0;
 use bytes::Bytes;
 
 /// The rows of a head in memory, in the order of the kernels if that is another one, and with the compressed copy that its
@@ -15,7 +18,7 @@ pub(crate) struct Searchable {
     /// As the file has them.
     bytes: Bytes,
     /// As the kernels read them, where that is another order.
-    tiles: Option<Bytes>,
+    tiles: Option<(RowTiles, Bytes)>,
     rows: usize,
     cols: usize,
     format: RowFormat,
@@ -34,34 +37,35 @@ impl Searchable {
         Self { bytes, tiles: None, rows, cols, format, sketch: Arc::default() }
     }
 
-    /// With the rows of Q6_K in the order of the kernels. `release` is called now and then, and may tell the system that the
-    /// pages of the file are not needed any more.
-    pub(crate) fn tiled(mut self, release: impl Fn()) -> Self {
+    /// With the rows in the order of the kernels. `release` is called now and then, and may tell the system that the pages of
+    /// the file are not needed any more.
+    pub(crate) fn tiled(mut self, order: TileOrder, release: impl Fn()) -> Self {
+        let TileOrder { tiles: kind, read } = order;
         let of_row = self.bytes.len() / self.rows.max(1);
-        let len = q6_k::tile_bytes(self.rows, self.cols);
+        let len = kind.bytes(self.rows, self.cols);
         // A vector that lies across two lines of the cache costs twice: the head would be read at three fifths of its speed.
         let mut memory: Vec<u8> = bitnet_ternary::zeroed(len + LINE);
         let begin = memory.as_ptr().align_offset(LINE).min(LINE);
         let tiles = &mut memory[begin..begin + len];
-        let rows_at_once = q6_k::TILE_ROWS * (RELEASED / of_row.max(1) / q6_k::TILE_ROWS).max(1);
-        let parts = tiles.chunks_mut(q6_k::tile_bytes(rows_at_once, self.cols).max(1));
+        let rows_at_once = TILE_ROWS * (RELEASED / of_row.max(1) / TILE_ROWS).max(1);
+        let parts = tiles.chunks_mut(kind.bytes(rows_at_once, self.cols).max(1));
         for (tiles, rows) in parts.zip(self.bytes.chunks((rows_at_once * of_row).max(1))) {
-            q6_k::tile(rows, self.cols, tiles);
+            kind.lay_out(rows, of_row, self.cols, read, tiles);
             release();
         }
-        self.tiles = Some(Bytes::from_owner(memory).slice(begin..begin + len));
+        self.tiles = Some((kind, Bytes::from_owner(memory).slice(begin..begin + len)));
         self
     }
 
     /// With tiles that were made of these rows before; `None` where they cannot be.
-    pub(crate) fn with_tiles(self, tiles: Bytes) -> Option<Self> {
-        let fits = tiles.len() == q6_k::tile_bytes(self.rows, self.cols);
-        fits.then(|| Self { tiles: Some(tiles), ..self })
+    pub(crate) fn with_tiles(self, order: TileOrder, tiles: Bytes) -> Option<Self> {
+        let fits = tiles.len() == order.tiles.bytes(self.rows, self.cols);
+        fits.then(|| Self { tiles: Some((order.tiles, tiles)), ..self })
     }
 
     /// The rows in the order of the kernels, where that is another one than the file's.
     pub(crate) fn tiles(&self) -> Option<&Bytes> {
-        self.tiles.as_ref()
+        self.tiles.as_ref().map(|(_, tiles)| tiles)
     }
 
     /// `x wᵀ`, `[tokens, rows]`, of `x` `[tokens, cols]`.
@@ -93,8 +97,8 @@ impl Searchable {
     }
 
     fn view(&self) -> DenseView<'_> {
-        if let Some(tiles) = &self.tiles {
-            return DenseView::Q6KTiles { bytes: tiles, rows: self.rows, cols: self.cols };
+        if let Some((tiles, bytes)) = &self.tiles {
+            return DenseView::Tiles { bytes, tiles: *tiles, rows: self.rows, cols: self.cols };
         }
         let row_bytes = self.bytes.len() / self.rows.max(1);
         DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes, format: self.format }
@@ -106,6 +110,55 @@ impl Searchable {
     }
 }
 
+/// The order in which the kernels read the rows of a head.
+#[derive(Clone, Copy)]
+pub(crate) struct TileOrder {
+    tiles: RowTiles,
+    /// Of rows that are not Q6_K's.
+    read: Option<ReadCodes>,
+}
+
+impl TileOrder {
+    /// Of rows of `cols` values that a file has in `dtype`; `None` where the kernels read them as they are.
+    pub(crate) fn of(dtype: StorageType, cols: usize) -> Option<Self> {
+        macro_rules! blocks {
+            ($format:ident) => {
+                |stored, codes, scales| read_blocks(BlockFormat::$format, stored, codes, scales)
+            };
+        }
+        let (tiles, read): (_, Option<ReadCodes>) = match dtype {
+            StorageType::Q6_K => (RowTiles::Q6K, None),
+            StorageType::Ternary(Packing::Q2_0 { group: 64 }) => {
+                (RowTiles::Nibbles, Some(|stored, codes, scales| read_q2_0(64, stored, codes, scales)))
+            }
+            StorageType::Ternary(Packing::Q2_0 { group: 128 }) => {
+                (RowTiles::Nibbles, Some(|stored, codes, scales| read_q2_0(128, stored, codes, scales)))
+            }
+            other => match other.block_format()? {
+                BlockFormat::Q8_0 => (RowTiles::Bytes, Some(blocks!(Q8_0))),
+                BlockFormat::Q5_0 => (RowTiles::Bytes, Some(blocks!(Q5_0))),
+                BlockFormat::IQ4_NL => (RowTiles::Bytes, Some(blocks!(IQ4_NL))),
+                BlockFormat::Q4_0 => (RowTiles::Nibbles, Some(blocks!(Q4_0))),
+                _ => return None,
+            },
+        };
+        tiles.takes(cols).then_some(Self { tiles, read })
+    }
+}
+
+/// Codes of blocks of 32.
+fn read_blocks(format: BlockFormat, stored: &[u8], codes: &mut [i8], scales: &mut [f32]) {
+    format.codes_row(stored, codes, scales).expect("a row is whole blocks: the reader has checked it");
+}
+
+/// The same of blocks of Q2_0.
+fn read_q2_0(group: usize, stored: &[u8], codes: &mut [i8], scales: &mut [f32]) {
+    let mut of_group = vec![0.0; codes.len() / group];
+    q2_0::codes_row(stored, group, codes, &mut of_group);
+    let each = scales.len() / of_group.len().max(1);
+    scales.chunks_mut(each.max(1)).zip(of_group).for_each(|(to, scale)| to.fill(scale));
+}
+
 /// A head that is smaller is in a processor's caches, or nearly, and is read as fast as searched.
 const WORTH_IT: usize = 32 << 20;
 
@@ -114,3 +167,54 @@ const RELEASED: usize = 8 << 20;
 
 /// Bytes of a line of a processor's cache, and of the largest vectors.
 const LINE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::row_format;
+
+    #[test]
+    fn rows_of_every_block_format_have_the_products_of_their_values() {
+        let (rows, cols, tokens) = (37, 512, 3);
+        let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 31) % 61) as f32 / 16.0 - 1.8).collect();
+        // Where `d` is in a block.
+        let formats = [
+            (StorageType::Q6_K, 210, 208),
+            (StorageType::Q8_0, 34, 0),
+            (StorageType::Q4_0, 18, 0),
+            (StorageType::Q5_0, 22, 0),
+            (StorageType::IQ4_NL, 18, 0),
+            (StorageType::Ternary(Packing::Q2_0 { group: 64 }), 18, 0),
+            (StorageType::Ternary(Packing::Q2_0 { group: 128 }), 34, 0),
+        ];
+        for (dtype, of_block, d) in formats {
+            let values = if let StorageType::Ternary(Packing::Q2_0 { group }) = dtype { group } else { 32 };
+            let blocks = if dtype == StorageType::Q6_K { rows * cols / 256 } else { rows * cols / values };
+            let mut bytes: Vec<u8> = (0..blocks * of_block).map(|i| (i * 167 + i / 7 * 13) as u8).collect();
+            for (i, block) in bytes.chunks_exact_mut(of_block).enumerate() {
+                // Half precision of 2^-6 to 2^-3.
+                block[d..d + 2].copy_from_slice(&[i as u8, 0x24 + (i % 3) as u8 * 4]);
+            }
+            let (format, order) = (row_format(dtype).unwrap(), TileOrder::of(dtype, cols).unwrap());
+            assert!(TileOrder::of(dtype, cols + 128).is_none());
+            let stored = Searchable::new(bytes.clone().into(), rows, cols, format);
+            let tiled = stored.clone().tiled(order, || {});
+            let found = tiled.linear(&x, tokens);
+            let mut row = vec![0.0; cols];
+            for (n, bytes) in bytes.chunks_exact(bytes.len() / rows).enumerate() {
+                format.decode(bytes, &mut row);
+                for (t, x) in x.chunks_exact(cols).enumerate() {
+                    let products = || row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    let (sum, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                    let found = f64::from(found[t * rows + n]);
+                    assert!((found - sum).abs() <= 2e-4 * size, "{dtype:?}, row {n}: {found} {sum} {size}");
+                }
+            }
+            let tiles = tiled.tiles().unwrap().clone();
+            assert!(stored.clone().with_tiles(order, tiles.slice(64..)).is_none());
+            assert_eq!(stored.with_tiles(order, tiles).unwrap().linear(&x, tokens), found, "{dtype:?}");
+        }
+        assert!(TileOrder::of(StorageType::F16, cols).is_none());
+        assert!(TileOrder::of(StorageType::Q4_K, cols).is_none());
+    }
+}

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::code_rows::CodeRows;
 use super::isa::Isa;
-use super::q6_k::{self, SplitActivations, TOKENS};
+use super::row_tiles::{RowTiles, SplitActivations, TILE_ROWS, TOKENS};
 use super::{lanes, parallel};
 
 /// How the values of a row are stored; all of it little-endian.
@@ -70,10 +70,12 @@ pub enum DenseView<'a> {
         /// How to read a row.
         format: RowFormat,
     },
-    /// Rows of Q6_K, sixteen side by side: products are taken with the codes themselves. See `q6_k.rs`.
-    Q6KTiles {
-        /// As [`q6_k::tile`] makes them.
+    /// Rows in tiles, whose products are taken with the codes themselves.
+    Tiles {
+        /// As [`RowTiles::lay_out`] makes them.
         bytes: &'a [u8],
+        /// What they are.
+        tiles: RowTiles,
         /// Rows that are there.
         rows: usize,
         /// Values in a row, a multiple of 256.
@@ -86,13 +88,13 @@ impl DenseView<'_> {
         match self {
             DenseView::Floats { values, cols } => values.len() / (*cols).max(1),
             DenseView::Stored { bytes, row_bytes, .. } => bytes.len() / (*row_bytes).max(1),
-            DenseView::Q6KTiles { rows, .. } => *rows,
+            DenseView::Tiles { rows, .. } => *rows,
         }
     }
 
     pub(super) fn cols(&self) -> usize {
         match self {
-            DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } | DenseView::Q6KTiles { cols, .. } => *cols,
+            DenseView::Floats { cols, .. } | DenseView::Stored { cols, .. } | DenseView::Tiles { cols, .. } => *cols,
         }
     }
 
@@ -101,7 +103,7 @@ impl DenseView<'_> {
         match self {
             DenseView::Floats { cols, .. } => 4 * cols,
             DenseView::Stored { row_bytes, .. } => *row_bytes,
-            DenseView::Q6KTiles { cols, .. } => q6_k::tile_bytes(1, *cols) / q6_k::TILE_ROWS,
+            DenseView::Tiles { tiles, cols, .. } => tiles.bytes(1, *cols) / TILE_ROWS,
         }
     }
 
@@ -114,9 +116,9 @@ impl DenseView<'_> {
                 format.decode(&bytes[n * row_bytes..][..*row_bytes], buffer);
                 buffer
             }
-            DenseView::Q6KTiles { bytes, cols, .. } => {
+            DenseView::Tiles { bytes, tiles, cols, .. } => {
                 buffer.resize(*cols, 0.0);
-                q6_k::decode_lane(q6_k_tile(bytes, *cols, n / q6_k::TILE_ROWS), n % q6_k::TILE_ROWS, buffer);
+                tiles.decode_lane(tiles.tile(bytes, *cols, n / TILE_ROWS), n % TILE_ROWS, buffer);
                 buffer
             }
         }
@@ -125,7 +127,7 @@ impl DenseView<'_> {
     /// The activations of each token in integers, where the format's product wants them so.
     pub(super) fn split(&self, x: &[f32]) -> Vec<SplitActivations> {
         match self {
-            DenseView::Q6KTiles { cols, .. } => x.chunks_exact(*cols).map(SplitActivations::new).collect(),
+            DenseView::Tiles { cols, .. } => x.chunks_exact(*cols).map(SplitActivations::new).collect(),
             _ => Vec::new(),
         }
     }
@@ -140,9 +142,9 @@ impl DenseView<'_> {
         buffer: &mut Vec<f32>,
     ) -> f32 {
         match (self, split) {
-            (DenseView::Q6KTiles { bytes, cols, .. }, Some(split)) => {
-                let tile = q6_k_tile(bytes, *cols, n / q6_k::TILE_ROWS);
-                q6_k::tile_dots(isa, tile, [split])[0][n % q6_k::TILE_ROWS]
+            (DenseView::Tiles { bytes, tiles, cols, .. }, Some(split)) => {
+                let tile = tiles.tile(bytes, *cols, n / TILE_ROWS);
+                tiles.dots(isa, tile, [split])[0][n % TILE_ROWS]
             }
             _ => self.dot(isa, n, x, buffer),
         }
@@ -162,12 +164,6 @@ impl DenseView<'_> {
     }
 }
 
-/// Tile `i` of rows with so many columns.
-fn q6_k_tile(tiles: &[u8], cols: usize, i: usize) -> &[u8] {
-    let size = q6_k::tile_bytes(1, cols);
-    &tiles[i * size..][..size]
-}
-
 /// `out[t, n] = sum_k x[t, k] * w[n, k]` in f32; `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
 ///
 /// # Panics
@@ -182,8 +178,8 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     }
     let rows_at_once = parallel::rows_per_task(rows, 8);
     let out = parallel::Parts::new(out);
-    if let DenseView::Q6KTiles { bytes, .. } = w {
-        return q6_k_tiles(isa, &w.split(x), bytes, [rows, cols], &out);
+    if let DenseView::Tiles { bytes, tiles, .. } = *w {
+        return of_tiles(isa, &w.split(x), tiles, bytes, [rows, cols], &out);
     }
     if tokens >= MANY {
         return many(isa, x, tokens, w, &out);
@@ -208,32 +204,33 @@ pub fn linear(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &mut [
     });
 }
 
-/// [`linear`] with tiles of Q6_K: each of them for all tokens, a few at once.
-fn q6_k_tiles(
+/// [`linear`] with tiles: each of them for all tokens, a few at once.
+fn of_tiles(
     isa: Isa,
     x: &[SplitActivations],
-    tiles: &[u8],
+    tiles: RowTiles,
+    bytes: &[u8],
     [rows, cols]: [usize; 2],
     out: &parallel::Parts<'_, f32>,
 ) {
-    let at_once = parallel::rows_per_task(rows, q6_k::TILE_ROWS).div_ceil(q6_k::TILE_ROWS);
-    let count = rows.div_ceil(q6_k::TILE_ROWS);
+    let at_once = parallel::rows_per_task(rows, TILE_ROWS).div_ceil(TILE_ROWS);
+    let count = rows.div_ceil(TILE_ROWS);
     parallel::tasks(count.div_ceil(at_once), x.len() * rows * cols, |task| {
         for i in task * at_once..count.min((task + 1) * at_once) {
-            let (tile, first) = (q6_k_tile(tiles, cols, i), i * q6_k::TILE_ROWS);
+            let (tile, first) = (tiles.tile(bytes, cols, i), i * TILE_ROWS);
             let put = |token: usize, products: &[f32]| {
                 let start = token * rows + first;
-                let end = start + q6_k::TILE_ROWS.min(rows - first);
+                let end = start + TILE_ROWS.min(rows - first);
                 // SAFETY: a tile is written by its task alone.
                 unsafe { out.slice(start, end) }.copy_from_slice(&products[..end - start]);
             };
             let (some, rest) = x.as_chunks::<TOKENS>();
             for (n, x) in some.iter().enumerate() {
-                let products = q6_k::tile_dots(isa, tile, x.each_ref());
+                let products = tiles.dots(isa, tile, x.each_ref());
                 products.iter().enumerate().for_each(|(t, products)| put(n * TOKENS + t, products));
             }
             for (t, x) in rest.iter().enumerate() {
-                put(some.len() * TOKENS + t, &q6_k::tile_dots(isa, tile, [x])[0]);
+                put(some.len() * TOKENS + t, &tiles.dots(isa, tile, [x])[0]);
             }
         }
     });
@@ -242,23 +239,23 @@ fn q6_k_tiles(
 /// From so many tokens on, tiles of them are worked on.
 const MANY: usize = 8;
 
-/// Tokens and rows of the tiles that one task of [`many`] takes.
-const TILE_TOKENS: usize = 64;
-const TILE_ROWS: usize = 32;
+/// Tokens and rows that one task of [`many`] takes.
+const SOME_TOKENS: usize = 64;
+const SOME_ROWS: usize = 32;
 
 /// [`linear`] for many tokens: a row that is in the registers meets some of them, and the other way round.
 fn many(isa: Isa, x: &[f32], tokens: usize, w: &DenseView<'_>, out: &parallel::Parts<'_, f32>) {
     let (rows, cols) = (w.rows(), w.cols());
-    let (down, across) = (tokens.div_ceil(TILE_TOKENS), rows.div_ceil(TILE_ROWS));
+    let (down, across) = (tokens.div_ceil(SOME_TOKENS), rows.div_ceil(SOME_ROWS));
     parallel::tasks(down * across, tokens * rows * cols, |task| {
-        let (first_token, first_row) = (task / across * TILE_TOKENS, task % across * TILE_ROWS);
-        let count = TILE_ROWS.min(rows - first_row);
-        let mut buffers: [Vec<f32>; TILE_ROWS] = [const { Vec::new() }; TILE_ROWS];
-        let mut values: [&[f32]; TILE_ROWS] = [&[]; TILE_ROWS];
+        let (first_token, first_row) = (task / across * SOME_TOKENS, task % across * SOME_ROWS);
+        let count = SOME_ROWS.min(rows - first_row);
+        let mut buffers: [Vec<f32>; SOME_ROWS] = [const { Vec::new() }; SOME_ROWS];
+        let mut values: [&[f32]; SOME_ROWS] = [&[]; SOME_ROWS];
         for (i, (value, buffer)) in values.iter_mut().zip(&mut buffers).take(count).enumerate() {
             *value = w.row(first_row + i, buffer);
         }
-        for token in first_token..tokens.min(first_token + TILE_TOKENS) {
+        for token in first_token..tokens.min(first_token + SOME_TOKENS) {
             let x = &x[token * cols..][..cols];
             let at = token * rows + first_row;
             // SAFETY: no two tasks have a token and a row in common.
@@ -327,22 +324,34 @@ mod tests {
         }
     }
 
+    /// Any bytes are codes; the scales are small.
+    fn read(stored: &[u8], codes: &mut [i8], scales: &mut [f32]) {
+        codes.iter_mut().zip(stored).for_each(|(code, byte)| *code = (byte % 16).cast_signed() - 8);
+        scales.iter_mut().zip(stored).for_each(|(scale, byte)| *scale = f32::from(*byte) / 1024.0);
+    }
+
     #[test]
-    fn rows_of_q6_k_that_fill_no_tile_meet_any_number_of_tokens() {
-        for (rows, cols) in [(1, 256), (37, 512), (200, 256)] {
-            let stored: Vec<u8> = (0..rows * cols / 256 * 210).map(|i| (i * i / 7 % 120) as u8).collect();
-            let mut bytes = vec![0; q6_k::tile_bytes(rows, cols)];
-            q6_k::tile(&stored, cols, &mut bytes);
-            let view = DenseView::Q6KTiles { bytes: &bytes, rows, cols };
-            for tokens in [1, 3, 4, 9] {
-                let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 17) % 29) as f32 / 8.0 - 1.5).collect();
-                let split = view.split(&x);
-                for isa in Isa::available() {
-                    let mut out = vec![0f32; tokens * rows];
-                    linear(isa, &x, tokens, &view, &mut out);
-                    for (t, n) in (0..tokens).flat_map(|t| (0..rows).map(move |n| (t, n))) {
-                        let alone = view.product(isa, n, &x[t * cols..][..cols], Some(&split[t]), &mut Vec::new());
-                        assert_eq!(out[t * rows + n].to_bits(), alone.to_bits(), "{isa}: token {t}, row {n}");
+    fn rows_that_fill_no_tile_meet_any_number_of_tokens() {
+        for (tiles, of_block) in [(RowTiles::Q6K, 210), (RowTiles::Bytes, 256), (RowTiles::Nibbles, 256)] {
+            for (rows, cols) in [(1, 256), (37, 512), (200, 256)] {
+                let stored: Vec<u8> = (0..rows * cols / 256 * of_block).map(|i| (i * i / 7 % 120) as u8).collect();
+                let mut bytes = vec![0; tiles.bytes(rows, cols)];
+                tiles.lay_out(&stored, cols / 256 * of_block, cols, Some(read), &mut bytes);
+                let view = DenseView::Tiles { bytes: &bytes, tiles, rows, cols };
+                for tokens in [1, 3, 4, 9] {
+                    let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 17) % 29) as f32 / 8.0 - 1.5).collect();
+                    let split = view.split(&x);
+                    for isa in Isa::available() {
+                        let mut out = vec![0f32; tokens * rows];
+                        linear(isa, &x, tokens, &view, &mut out);
+                        for (t, n) in (0..tokens).flat_map(|t| (0..rows).map(move |n| (t, n))) {
+                            let of_token = &x[t * cols..][..cols];
+                            let alone = view.product(isa, n, of_token, Some(&split[t]), &mut Vec::new());
+                            assert_eq!(out[t * rows + n].to_bits(), alone.to_bits(), "{tiles:?}, {isa}: {t}, {n}");
+                            let plain = lanes::dot(isa, of_token, view.row(n, &mut Vec::new()));
+                            let size: f32 = of_token.iter().map(|x| x.abs()).sum();
+                            assert!((alone - plain).abs() <= 1e-3 * size, "{tiles:?}: {alone} {plain}");
+                        }
                     }
                 }
             }

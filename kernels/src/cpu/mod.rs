@@ -62,10 +62,10 @@ pub mod pool;
 pub mod precision;
 #[cfg(not(target_family = "wasm"))]
 pub mod probe;
-pub mod q6_k;
 pub mod quantize;
 pub mod rope;
 pub mod round;
+pub mod row_tiles;
 mod scratch;
 pub mod ternary;
 pub mod tiles;

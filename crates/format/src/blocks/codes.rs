@@ -4,21 +4,24 @@ use half::f16;
 
 use super::{BlockFormat, RowLengthError, scale};
 
+/// Bytes of the largest block that has codes.
+const LARGEST: usize = BlockFormat::Q6_K.block_bytes();
+
 impl BlockFormat {
     /// Values that share a scale, if each value is that scale times a code of eight bits.
     pub const fn code_group(self) -> Option<usize> {
         match self {
-            Self::Q8_0 | Self::Q4_0 | Self::IQ4_NL => Some(32),
+            Self::Q8_0 | Self::Q4_0 | Self::Q5_0 | Self::IQ4_NL => Some(32),
             Self::Q6_K => Some(16),
-            // The first two could have, too: no device has kernels for them yet.
-            Self::Q5_0 | Self::Q3_K | Self::Q4_K => None,
+            // The first could have, too: no device has kernels for it yet.
+            Self::Q3_K | Self::Q4_K => None,
         }
     }
 
     /// Bits that every code fits in, with its sign: 6 or 8.
     pub fn code_bits(self) -> usize {
         match self {
-            Self::Q6_K | Self::Q4_0 => 6,
+            Self::Q6_K | Self::Q4_0 | Self::Q5_0 => 6,
             _ => 8,
         }
     }
@@ -43,7 +46,9 @@ impl BlockFormat {
         for ((bytes, codes), scales) in blocks.zip(codes.chunks_exact_mut(elems)).zip(scales.chunks_mut(elems / group))
         {
             // With scales of one, a block's values are its codes.
-            let mut unit = bytes.to_vec();
+            let mut unit = [0; LARGEST];
+            let unit = &mut unit[..bytes.len()];
+            unit.copy_from_slice(bytes);
             let d = if self == Self::Q6_K { 208 } else { 0 };
             unit[d..d + 2].copy_from_slice(&f16::ONE.to_le_bytes());
             let d = scale(bytes, d);
@@ -54,7 +59,7 @@ impl BlockFormat {
                 }
                 _ => scales.fill(d),
             }
-            self.dequantize_row(&unit, &mut values)?;
+            self.dequantize_row(unit, &mut values)?;
             codes.iter_mut().zip(&values).for_each(|(code, value)| *code = *value as i8);
         }
         Ok(())
@@ -67,7 +72,8 @@ mod tests {
 
     #[test]
     fn codes_times_scales_are_the_values() {
-        for format in [BlockFormat::Q8_0, BlockFormat::Q6_K, BlockFormat::Q4_0, BlockFormat::IQ4_NL] {
+        for format in [BlockFormat::Q8_0, BlockFormat::Q6_K, BlockFormat::Q4_0, BlockFormat::Q5_0, BlockFormat::IQ4_NL]
+        {
             let group = format.code_group().unwrap();
             let blocks = 3;
             // Any bytes are a block; the halves that are scales are made finite.

@@ -58,6 +58,24 @@ pub fn dequantize_row(bytes: &[u8], group: usize, row: &mut [f32]) {
     }
 }
 
+/// The codes of a row of whole blocks, from -1 to 2, and the scale of each `group` of them: their products are what
+/// [`dequantize_row`] gives.
+///
+/// # Panics
+/// When `bytes` are not those of such a row, or `scales` is not one a group.
+pub fn codes_row(bytes: &[u8], group: usize, codes: &mut [i8], scales: &mut [f32]) {
+    assert_eq!(bytes.len() * group, codes.len() * block_bytes(group), "bytes of a row");
+    assert_eq!(scales.len() * group, codes.len(), "a scale for each group");
+    let blocks = bytes.chunks_exact(block_bytes(group)).zip(codes.chunks_exact_mut(group)).zip(scales);
+    for ((block, codes), scale) in blocks {
+        let (d, packed) = block.split_at(SCALE_BYTES);
+        *scale = read_f16(d);
+        for (four, byte) in codes.as_chunks_mut::<4>().0.iter_mut().zip(packed) {
+            *four = [0, 2, 4, 6].map(|shift| (byte >> shift & 3).cast_signed() - 1);
+        }
+    }
+}
+
 pub(super) fn decode(packing: Packing, bytes: &[u8], group: usize) -> Result<(Vec<u32>, Scale), TernaryError> {
     let blocks = bytes.len() / block_bytes(group);
     let mut words = Vec::with_capacity(blocks * group / CODES_PER_WORD);

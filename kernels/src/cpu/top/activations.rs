@@ -1,7 +1,7 @@
 //! The activations of one token as the scan multiplies them.
 
 use super::BLOCK;
-use crate::cpu::q6_k::SplitActivations;
+use crate::cpu::row_tiles::SplitActivations;
 
 /// Largest magnitude of an activation's integer: its high byte stays within 127.
 const LARGEST: f32 = 8_128.0;

@@ -22,7 +22,7 @@
 //! |y - w · x|, |a - ŵ · x̂|  <=  sum_b 128 s_b (|g_b| + r |x_b|)
 //! ```
 //!
-//! where `g` is what the head's own product rounds off the activations (Q6_K does, see `q6_k.rs`; the others take them as
+//! where `g` is what the head's own product rounds off the activations (of tiles, see `row_tiles`; the others take them as
 //! they are), and `r` is the rounding of the float sums, `n / 2^24` for `n` operations one after the other. All of it together,
 //! `d = min(p S, |e| |x|) + R` with `S = sum_b s_b |x_b|` and `R = sum_b s_b 128 (|h_b| + |g_b| + r |x_b|)`, costs the scan two
 //! multiplications for 64 columns. Norms are rounded up, and values that would leave the range of normal floats are not

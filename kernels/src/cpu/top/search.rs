@@ -7,7 +7,7 @@ use crate::cpu::dense::DenseView;
 use crate::cpu::exp::exp;
 use crate::cpu::isa::{Isa, on_each_isa};
 use crate::cpu::parallel;
-use crate::cpu::q6_k::SplitActivations;
+use crate::cpu::row_tiles::SplitActivations;
 
 /// Which logits are wanted.
 #[derive(Clone, Debug, Default, PartialEq)]

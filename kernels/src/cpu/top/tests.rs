@@ -8,7 +8,7 @@ use super::*;
 use crate::cpu::dense::{self, DenseView, RowFormat};
 use crate::cpu::isa::Isa;
 use crate::cpu::pool::Pool;
-use crate::cpu::q6_k;
+use crate::cpu::row_tiles::RowTiles;
 
 /// Floats of about normal distribution, the same for every seed.
 fn noise(seed: u64, n: usize) -> Vec<f32> {
@@ -51,14 +51,15 @@ impl Stored {
             block[208..].copy_from_slice(&f16::from_f32(1e-3).to_le_bytes());
         }
         let (cols, row_bytes) = (256 * blocks, 210 * blocks);
-        let mut tiles = vec![0; q6_k::tile_bytes(rows, cols)];
-        q6_k::tile(&bytes, cols, &mut tiles);
+        let mut tiles = vec![0; RowTiles::Q6K.bytes(rows, cols)];
+        RowTiles::Q6K.lay_out(&bytes, row_bytes, cols, None, &mut tiles);
         Self { bytes, cols, row_bytes, format: RowFormat::Other(decode_q6_k), tiles: Some(tiles) }
     }
 
     fn view(&self) -> DenseView<'_> {
         if let Some(bytes) = &self.tiles {
-            return DenseView::Q6KTiles { bytes, rows: self.bytes.len() / self.row_bytes, cols: self.cols };
+            let (tiles, rows) = (RowTiles::Q6K, self.bytes.len() / self.row_bytes);
+            return DenseView::Tiles { bytes, tiles, rows, cols: self.cols };
         }
         DenseView::Stored { bytes: &self.bytes, cols: self.cols, row_bytes: self.row_bytes, format: self.format }
     }

@@ -1,23 +1,16 @@
-//! Products with rows of Q6_K, the usual storage of a quantized head, without a float for every weight.
+//! Rows of Q6_K, the usual storage of a quantized head.
 //!
 //! A block of 256 weights is 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 int8 scales (one for 16 weights) and
-//! a half-precision scale `d`: `w = d * scale * (q - 32)` with `q` of six bits. An activation is taken as an integer of 14
-//! bits, in two bytes, with one scale for the 256 of a block:
+//! a half-precision scale `d`: `w = d * scale * (q - 32)` with `q` of six bits. With activations in two bytes (`split.rs`):
 //!
 //! ```text
-//! x ≈ s * (64 * high + low)     s = max|x| / 8128     sum w x ≈ sum_blocks d s * sum_16 scale * sum (q - 32) (64 high + low)
+//! sum w x ≈ sum_blocks d s * sum_16 scale * sum (q - 32) (64 high + low)
 //! ```
 //!
 //! The sums of 64 weights are exact integers, and an activation is within `max|x| / 16256` of what it was: an error in the
 //! fifth digit, where the storage itself has one in the second.
 //!
-//! # Tiles
-//!
-//! The kernels work on 16 rows at once, each in a 32-bit lane of its own, as those of the ternary layers do: no sum leaves
-//! its lane, and the scales of a step are one vector. So 16 rows are laid out anew ([`tile`]), in the order in which they
-//! are read: what the processor fetches ahead is then what is wanted next, and no vector is in two lines of a cache. It
-//! takes as many bytes, up to a line more for a tile of an odd number of blocks; rows that are missing in the last tile are
-//! zeros:
+//! A tile takes as many bytes as the rows do, up to a line more where they have an odd number of blocks:
 //!
 //! ```text
 //! 16 rows    d [block][row] f16, up to the end of a line; then the blocks, of 4 quarters each, 832 bytes
@@ -29,16 +22,14 @@
 
 use half::f16;
 
-use super::isa::Isa;
-use super::parallel;
+use super::split::{BLOCK, Split, SplitActivations};
+use super::{LINE, TILE_ROWS, in_order};
+use crate::cpu::isa::Isa;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-
-/// Weights of a block.
-const BLOCK: usize = 256;
 
 /// Bytes of a block.
 const BLOCK_BYTES: usize = 210;
@@ -48,9 +39,6 @@ const GROUP: usize = 16;
 
 /// Groups of a quarter: their sums fit 32 bits together, `4 * 16 * 32 * 8128 * 128 < 2^31`.
 const GROUPS: usize = 4;
-
-/// Rows of a tile.
-pub const TILE_ROWS: usize = 16;
 
 /// Codes of a group of 16 rows.
 const GROUP_BYTES: usize = 192;
@@ -64,9 +52,6 @@ const QUARTERS: usize = BLOCK / GROUP / GROUPS;
 
 /// The scales `d` of a block of 16 rows.
 const D_BYTES: usize = TILE_ROWS * 2;
-
-/// A line of a processor's cache.
-const LINE: usize = 64;
 
 /// Scales and codes of a block of 16 rows.
 type TileBlock = [[u8; QUARTER_BYTES]; QUARTERS];
@@ -106,110 +91,23 @@ fn blocks_of(bytes: usize) -> usize {
     bytes / (D_BYTES + QUARTERS * QUARTER_BYTES)
 }
 
-/// Tokens that meet the codes of a group at once, where there are so many.
-pub(crate) const TOKENS: usize = 4;
-
-/// Largest magnitude of an activation's integer: its high byte stays within 127.
-const LARGEST: f32 = 8_128.0;
-
-/// The activations of one token.
-pub(crate) struct SplitActivations {
-    /// One for each block.
-    blocks: Vec<Split>,
+/// Bytes of a tile of rows of `cols` columns.
+pub(super) fn tile_bytes(cols: usize) -> usize {
+    bytes_of(cols / BLOCK)
 }
 
-/// 256 activations in two bytes each.
-#[repr(C, align(64))]
-struct Split {
-    high: [i8; BLOCK],
-    low: [i8; BLOCK],
-    /// `-32 * sum(64 high + low)` of each 16: what the offset of the weights makes of them.
-    offset: [i32; BLOCK / GROUP],
-    /// `-32 * sum(high)` and `-32 * sum(low)` of each 16, of the first and of the second two of every four.
-    #[cfg(target_arch = "x86_64")]
-    pairs: [[[i16; 2]; 2]; BLOCK / GROUP],
-    scale: f32,
-}
-
-impl SplitActivations {
-    /// From whole blocks of activations.
-    pub(crate) fn new(x: &[f32]) -> Self {
-        Self { blocks: x.as_chunks::<BLOCK>().0.iter().map(Split::new).collect() }
+/// A row as a file has it, `[cols / 256, 210]` bytes, into its lane of a tile.
+pub(super) fn put_lane(row: &[u8], lane: usize, tile: &mut [u8]) {
+    let blocks = row.as_chunks::<BLOCK_BYTES>().0;
+    let (d, quarters) = tile.split_at_mut(d_bytes(blocks.len()));
+    let quarters = quarters.as_chunks_mut().0.as_chunks_mut().0;
+    for ((block, d), to) in blocks.iter().zip(d.as_chunks_mut().0).zip(quarters) {
+        put_block(block, lane, d, to);
     }
-
-    /// What activation `i` is taken for.
-    pub(crate) fn value(&self, i: usize) -> f64 {
-        let block = &self.blocks[i / BLOCK];
-        f64::from(block.scale) * f64::from(block.integer(i % BLOCK))
-    }
-}
-
-impl Split {
-    fn new(x: &[f32; BLOCK]) -> Self {
-        let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
-        // What is computed from NaN or infinity shall be NaN.
-        let finite = x.iter().all(|x| x.is_finite());
-        let factor = if finite && largest > 0.0 { LARGEST / largest } else { 0.0 };
-        let mut split = Self {
-            high: [0; BLOCK],
-            low: [0; BLOCK],
-            offset: [0; _],
-            #[cfg(target_arch = "x86_64")]
-            pairs: [[[0; 2]; 2]; _],
-            scale: largest / LARGEST,
-        };
-        if !finite {
-            split.scale = f32::NAN;
-        }
-        for (i, x) in x.iter().enumerate() {
-            let code = (x * factor).round_ties_even() as i32;
-            let high = (code + 32) >> 6;
-            split.high[i] = high as i8;
-            split.low[i] = (code - 64 * high) as i8;
-            split.offset[i / GROUP] -= 32 * code;
-            #[cfg(target_arch = "x86_64")]
-            for (pairs, value) in split.pairs[i / GROUP].iter_mut().zip([split.high[i], split.low[i]]) {
-                pairs[i % 4 / 2] -= 32 * i16::from(value);
-            }
-        }
-        split
-    }
-
-    fn integer(&self, i: usize) -> i32 {
-        64 * i32::from(self.high[i]) + i32::from(self.low[i])
-    }
-}
-
-/// Bytes of the tiles of so many rows of `cols` columns.
-pub fn tile_bytes(rows: usize, cols: usize) -> usize {
-    rows.div_ceil(TILE_ROWS) * bytes_of(cols / BLOCK)
-}
-
-/// The tiles of rows as a file has them, `[rows, cols / 256, 210]` bytes, into `tiles`.
-///
-/// # Panics
-/// When `cols` is not whole blocks, `stored` not whole rows, or `tiles` not [`tile_bytes`] of them.
-pub fn tile(stored: &[u8], cols: usize, tiles: &mut [u8]) {
-    let of_row = cols / BLOCK * BLOCK_BYTES;
-    assert!(cols.is_multiple_of(BLOCK) && of_row > 0 && stored.len().is_multiple_of(of_row), "rows of whole blocks");
-    assert_eq!(tiles.len(), tile_bytes(stored.len() / of_row, cols), "tiles of these rows");
-    let work = 16 * stored.len();
-    parallel::chunks(tiles, bytes_of(cols / BLOCK), work, |i, tile| {
-        let rows = &stored[i * TILE_ROWS * of_row..];
-        let rows = rows.chunks_exact(of_row).take(TILE_ROWS);
-        tile.fill(0);
-        let (d, quarters) = tile.split_at_mut(d_bytes(cols / BLOCK));
-        let (d, blocks) = (d.as_chunks_mut().0, quarters.as_chunks_mut().0.as_chunks_mut().0);
-        for (lane, row) in rows.enumerate() {
-            for ((block, d), to) in row.as_chunks::<BLOCK_BYTES>().0.iter().zip(&mut *d).zip(&mut *blocks) {
-                put_lane(block, lane, d, to);
-            }
-        }
-    });
 }
 
 /// A block of a row into its lane.
-fn put_lane(block: &[u8; BLOCK_BYTES], lane: usize, d: &mut [u8; D_BYTES], to: &mut TileBlock) {
+fn put_block(block: &[u8; BLOCK_BYTES], lane: usize, d: &mut [u8; D_BYTES], to: &mut TileBlock) {
     let bytes = |at: usize| u128::from_le_bytes(*block[at..].first_chunk().expect("16 bytes of a block"));
     for group in 0..BLOCK / GROUP {
         let (half, quarter, at) = place(GROUP * group);
@@ -247,7 +145,7 @@ fn scale(quarter: &[u8; QUARTER_BYTES], group: usize, lane: usize) -> i8 {
 }
 
 /// The values of row `lane` of a tile.
-pub(crate) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
+pub(super) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
     let tile = Tile::new(tile);
     let quarters = row.as_chunks_mut::<GROUP>().0.chunks_exact_mut(GROUPS);
     for (i, (row, quarter)) in quarters.zip(tile.blocks.as_flattened()).enumerate() {
@@ -263,7 +161,7 @@ pub(crate) fn decode_lane(tile: &[u8], lane: usize, row: &mut [f32]) {
 ///
 /// # Panics
 /// When a token has another number of blocks.
-pub(crate) fn tile_dots<const T: usize>(isa: Isa, tile: &[u8], x: [&SplitActivations; T]) -> [[f32; TILE_ROWS]; T] {
+pub(super) fn dots<const T: usize>(isa: Isa, tile: &[u8], x: [&SplitActivations; T]) -> [[f32; TILE_ROWS]; T] {
     let tile = Tile::new(tile);
     let x = x.map(|x| &x.blocks[..]);
     assert!(x.iter().all(|x| x.len() == tile.blocks.len()), "as many blocks");
@@ -316,6 +214,7 @@ fn portable<const T: usize>(tile: Tile<'_>, x: [&[Split]; T]) -> [[f32; TILE_ROW
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::row_tiles::{RowTiles, TOKENS};
 
     /// `n` bytes, the same every time.
     fn bytes(n: usize) -> impl Iterator<Item = u8> {
@@ -340,8 +239,9 @@ mod tests {
     }
 
     fn tiles(stored: &[u8], cols: usize) -> Vec<u8> {
-        let mut tiles = vec![7; tile_bytes(stored.len() / (cols / BLOCK * BLOCK_BYTES), cols)];
-        tile(stored, cols, &mut tiles);
+        let of_row = cols / BLOCK * BLOCK_BYTES;
+        let mut tiles = vec![7; RowTiles::Q6K.bytes(stored.len() / of_row, cols)];
+        RowTiles::Q6K.lay_out(stored, of_row, cols, None, &mut tiles);
         tiles
     }
 
@@ -365,7 +265,7 @@ mod tests {
         for (rows, blocks) in [(1, 1), (16, 2), (37, 3)] {
             let (stored, cols) = (stored(rows, blocks), BLOCK * blocks);
             let tiles = tiles(&stored, cols);
-            let of_tile = tile_bytes(1, cols);
+            let of_tile = tile_bytes(cols);
             for (n, row) in stored.chunks_exact(BLOCK_BYTES * blocks).enumerate() {
                 let expected: Vec<f32> = row.as_chunks().0.iter().flat_map(decode).collect();
                 let mut found = vec![0.0; cols];
@@ -384,7 +284,7 @@ mod tests {
         x[2].fill(-8128.0);
         x[3][300..320].fill(0.0);
         let split: Vec<SplitActivations> = x.iter().map(|x| SplitActivations::new(x)).collect();
-        let all = tile_dots(Isa::Scalar, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t]));
+        let all = dots(Isa::Scalar, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t]));
         for (t, row) in (0..TOKENS).flat_map(|t| (0..TILE_ROWS).map(move |row| (t, row))) {
             let mut values = vec![0.0; cols];
             decode_lane(&tile, row, &mut values);
@@ -395,9 +295,9 @@ mod tests {
             assert!((exact - taken).abs() <= 1e-3 * size, "{exact} {taken}");
         }
         for isa in Isa::available() {
-            assert_eq!(tile_dots(isa, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t])), all, "{isa}");
+            assert_eq!(dots(isa, &tile, std::array::from_fn::<_, TOKENS, _>(|t| &split[t])), all, "{isa}");
             for t in 0..TOKENS {
-                assert_eq!(tile_dots(isa, &tile, [&split[t]])[0], all[t], "{isa}, token {t} alone");
+                assert_eq!(dots(isa, &tile, [&split[t]])[0], all[t], "{isa}, token {t} alone");
             }
         }
     }
@@ -409,7 +309,7 @@ mod tests {
             let mut x = activations(BLOCK, 0);
             x[7] = bad;
             for isa in Isa::available() {
-                assert!(tile_dots(isa, &tile, [&SplitActivations::new(&x)])[0].iter().all(|y| y.is_nan()), "{isa}");
+                assert!(dots(isa, &tile, [&SplitActivations::new(&x)])[0].iter().all(|y| y.is_nan()), "{isa}");
             }
         }
     }

@@ -4,6 +4,7 @@ use std::arch::aarch64::*;
 
 use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
 use crate::cpu::neon::sdot;
+use crate::cpu::row_tiles::neon::{four, products_of_four};
 
 /// Rows in one vector.
 const ROWS: usize = 4;
@@ -74,19 +75,3 @@ macro_rules! kernel {
 
 kernel!(neon, "neon", products_of_four);
 kernel!(dotprod, "neon,dotprod", sdot);
-
-/// Four activations in every lane.
-#[inline]
-#[target_feature(enable = "neon")]
-fn four(x: &[i8; BLOCK], at: usize) -> int8x16_t {
-    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(std::array::from_fn(|i| x[at + i].cast_unsigned()))))
-}
-
-/// What [`sdot`] does, for products that fit 16 bits.
-#[inline]
-#[target_feature(enable = "neon")]
-fn products_of_four(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    let low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-    let high = vpaddlq_s16(vmull_high_s8(a, b));
-    vaddq_s32(sum, vpaddq_s32(low, high))
-}

@@ -1,9 +1,8 @@
 //! Tiles of Q6_K on x86-64.
 
 use std::arch::x86_64::*;
-use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
+use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile, in_order};
 
 /// The lanes of activations of a group: four words of high bytes, four of low bytes, and what the offset makes of them.
 ///
@@ -14,14 +13,6 @@ unsafe fn lanes(x: &Split, group: usize) -> (*const i32, *const i32, i32) {
     // SAFETY: a group is four words.
     let at = |bytes: &[i8; BLOCK]| unsafe { bytes.as_ptr().cast::<i32>().add(GROUP / 4 * group) };
     (at(&x.high), at(&x.low), x.offset[group])
-}
-
-/// What was read stays before what is read after it: a compiler would mix the reads of several groups, and a processor
-/// that sees lines in no order does not fetch the next ones (`benches/results/cpu-2026-11-26.md`).
-#[inline(always)]
-fn in_order<T>(read: T) -> T {
-    compiler_fence(Ordering::SeqCst);
-    read
 }
 
 /// # Safety
