@@ -45,6 +45,11 @@ impl BlockFormat {
         let blocks = bytes.chunks_exact(self.block_bytes());
         for ((bytes, codes), scales) in blocks.zip(codes.chunks_exact_mut(elems)).zip(scales.chunks_mut(elems / group))
         {
+            if self == Self::Q8_0 {
+                scales.fill(scale(bytes, 0));
+                codes.iter_mut().zip(&bytes[2..]).for_each(|(code, byte)| *code = byte.cast_signed());
+                continue;
+            }
             // With scales of one, a block's values are its codes.
             let mut unit = [0; LARGEST];
             let unit = &mut unit[..bytes.len()];

@@ -19,7 +19,7 @@
 use half::f16;
 
 use super::split::{BLOCK, Split, SplitActivations};
-use super::{LINE, TILE_ROWS, in_order};
+use super::{LINE, TILE_ROWS};
 use crate::cpu::isa::Isa;
 
 #[cfg(target_arch = "aarch64")]
@@ -49,10 +49,17 @@ pub(super) fn tile_bytes<const BITS: usize>(cols: usize) -> usize {
     cols / STEP * step_bytes(BITS)
 }
 
-/// Where the code of column `i` of a step and of a row is: its byte, and how far it is shifted there.
-fn place<const BITS: usize>(i: usize, lane: usize) -> (usize, usize) {
-    let byte = LINE + i / of_vector(BITS) * LINE + 4 * lane + i % 4;
-    (byte, i % of_vector(BITS) / 4 * 4)
+/// The bytes of a row in a step, four in each vector.
+fn lane_of(codes: &[u8], lane: usize) -> impl Iterator<Item = &[u8; 4]> {
+    codes.as_chunks::<LINE>().0.iter().map(move |vector| &vector.as_chunks().0[lane])
+}
+
+/// Codes number `four` of each byte.
+fn codes_in<const BITS: usize>(bytes: [u8; 4], four: usize) -> [i32; 4] {
+    bytes.map(|byte| match BITS {
+        8 => i32::from(byte.cast_signed()),
+        _ => i32::from(byte >> (4 * four) & 15) - 8,
+    })
 }
 
 /// A row into its lane of a tile.
@@ -62,25 +69,22 @@ fn place<const BITS: usize>(i: usize, lane: usize) -> (usize, usize) {
 pub(super) fn put_lane<const BITS: usize>(codes: &[i8], scales: &[f32], lane: usize, tile: &mut [u8]) {
     let steps = tile.chunks_exact_mut(step_bytes(BITS)).zip(codes.chunks_exact(STEP)).zip(scales.as_chunks::<2>().0);
     for ((step, codes), scales) in steps {
+        let (first, vectors) = step.split_at_mut(LINE);
         for (group, scale) in scales.iter().enumerate() {
-            step[2 * (TILE_ROWS * group + lane)..][..2].copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
+            first[2 * (TILE_ROWS * group + lane)..][..2].copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
         }
-        for (i, code) in codes.iter().enumerate() {
-            let (at, shift) = place::<BITS>(i, lane);
+        let vectors = vectors.as_chunks_mut::<LINE>().0.iter_mut().zip(codes.chunks_exact(of_vector(BITS)));
+        for (vector, codes) in vectors {
+            let bytes = &mut vector.as_chunks_mut::<4>().0[lane];
             if BITS == 8 {
-                step[at] = code.cast_unsigned();
-            } else {
-                assert!((-8..8).contains(code), "a code of four bits, not {code}");
-                step[at] |= (code + 8).cast_unsigned() << shift;
+                bytes.iter_mut().zip(codes).for_each(|(byte, code)| *byte = code.cast_unsigned());
+                continue;
             }
+            assert!(codes.iter().all(|code| (-8..8).contains(code)), "a code of four bits: {codes:?}");
+            let nibble = |i: usize| (codes[i] + 8).cast_unsigned();
+            *bytes = std::array::from_fn(|i| nibble(i) | nibble(4 + i) << 4);
         }
     }
-}
-
-/// Code `i` of a row in a step.
-fn code<const BITS: usize>(step: &[u8], i: usize, lane: usize) -> i32 {
-    let (at, shift) = place::<BITS>(i, lane);
-    if BITS == 8 { i32::from(step[at].cast_signed()) } else { i32::from(step[at] >> shift & 15) - 8 }
 }
 
 fn scale(step: &[u8], group: usize, lane: usize) -> f32 {
@@ -91,8 +95,13 @@ fn scale(step: &[u8], group: usize, lane: usize) -> f32 {
 /// The values of row `lane` of a tile.
 pub(super) fn decode_lane<const BITS: usize>(tile: &[u8], lane: usize, row: &mut [f32]) {
     for (step, row) in tile.chunks_exact(step_bytes(BITS)).zip(row.chunks_exact_mut(STEP)) {
-        for (i, value) in row.iter_mut().enumerate() {
-            *value = scale(step, i / GROUP, lane) * code::<BITS>(step, i, lane) as f32;
+        let scales = [0, 1].map(|group| scale(step, group, lane));
+        let vectors = lane_of(&step[LINE..], lane).zip(row.chunks_exact_mut(of_vector(BITS))).enumerate();
+        for (v, (bytes, values)) in vectors {
+            let scale = scales[of_vector(BITS) * v / GROUP];
+            for (four, values) in values.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *values = codes_in::<BITS>(*bytes, four).map(|code| scale * code as f32);
+            }
         }
     }
 }
@@ -144,10 +153,7 @@ fn portable<const BITS: usize, const T: usize>(tile: &[u8], x: [&[Split]; T]) ->
                 for four in 0..of_vector(BITS) / 4 {
                     let column = GROUP * group + of_vector(BITS) * v + 4 * four;
                     for (lane, bytes) in vector.as_chunks::<4>().0.iter().enumerate() {
-                        let codes = bytes.map(|byte| match BITS {
-                            8 => i32::from(byte.cast_signed()),
-                            _ => i32::from(byte >> (4 * four) & 15) - 8,
-                        });
+                        let codes = codes_in::<BITS>(*bytes, four);
                         for (sums, x) in sums.iter_mut().zip(&integers) {
                             let products = codes.iter().zip(&x[column..column + 4]);
                             sums[lane] += products.map(|(code, x)| code * x).sum::<i32>();

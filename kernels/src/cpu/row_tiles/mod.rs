@@ -10,8 +10,6 @@ mod neon;
 mod q6_k;
 mod split;
 
-use std::sync::atomic::{Ordering, compiler_fence};
-
 use super::isa::Isa;
 use super::parallel;
 pub(crate) use split::SplitActivations;
@@ -123,8 +121,9 @@ impl RowTiles {
 
 /// What was read stays before what is read after it: a compiler would mix the reads of several groups, and a processor
 /// that sees lines in no order does not fetch the next ones (`benches/results/cpu-2026-11-26.md`).
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn in_order<T>(read: T) -> T {
-    compiler_fence(Ordering::SeqCst);
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
     read
 }

@@ -23,7 +23,7 @@
 use half::f16;
 
 use super::split::{BLOCK, Split, SplitActivations};
-use super::{LINE, TILE_ROWS, in_order};
+use super::{LINE, TILE_ROWS};
 use crate::cpu::isa::Isa;
 
 #[cfg(target_arch = "aarch64")]

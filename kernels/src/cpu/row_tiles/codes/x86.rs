@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, LINE, STEP, STEPS, Split, TILE_ROWS, in_order, of_vector, step_bytes};
+use super::{GROUP, LINE, STEP, STEPS, Split, TILE_ROWS, of_vector, step_bytes};
+use crate::cpu::row_tiles::in_order;
 
 /// Four activations from word `i` of a block on, in every lane.
 macro_rules! four_of {

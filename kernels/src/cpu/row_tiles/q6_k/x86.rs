@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile, in_order};
+use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
+use crate::cpu::row_tiles::in_order;
 
 /// The lanes of activations of a group: four words of high bytes, four of low bytes, and what the offset makes of them.
 ///
