@@ -7,6 +7,7 @@ use super::written::written;
 use crate::cpu::attention::cached::Step;
 use crate::cpu::best_logits;
 use crate::cpu::dense::{self, DenseView, RowFormat};
+use crate::cpu::float_activations;
 use crate::cpu::gate::{self, Gate, gated};
 use crate::cpu::isa::Isa;
 use crate::cpu::kv_cache::CacheShape;
@@ -86,7 +87,7 @@ fn linears<B: HostBackend>(
         for ((w, spec), out) in weights.iter().zip(&specs).zip(&mut out) {
             match spec.activations {
                 Activations::Int8 => ternary::linear(Isa::active(), &x, tokens, w, out),
-                Activations::Float => ternary::linear_float(Isa::active(), &x, tokens, w, out),
+                Activations::Float => float_activations::linear_float(Isa::active(), &x, tokens, w, out),
             }
         }
     }

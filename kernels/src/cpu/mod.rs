@@ -49,6 +49,7 @@ pub mod cross_entropy;
 pub mod dense;
 mod dots;
 pub mod exp;
+pub mod float_activations;
 pub mod gate;
 mod gemm;
 mod halves;

@@ -6,13 +6,13 @@
 //! of the weights irrelevant.
 
 use super::activations::{Activations, Block};
+use super::base3;
 use super::dots::{self, PANEL};
 use super::isa::{Isa, on_each_isa};
 use super::parallel::{self, Parts};
 #[cfg(target_arch = "x86_64")]
 use super::scratch::with_floats;
 use super::tiles::{TILE_ROWS, WeightOrder};
-use super::{base3, lanes};
 
 /// A packed ternary matrix, borrowed. No code is 3: the kernels do not look, and would not agree.
 #[derive(Clone, Copy, Debug)]
@@ -305,10 +305,15 @@ impl Sink for Scaled<'_> {
             }
             ScaleView::Group { values, .. } => {
                 let segments = self.acts.segments();
-                for (i, (out, dot)) in out.iter_mut().zip(dots).enumerate() {
-                    let before = if segment == 0 { 0.0 } else { *out };
-                    let total = before + (dot - sum) as f32 * values[(row + i) * segments + segment];
-                    *out = if segment + 1 == segments { total / sx } else { total };
+                let mut scales = [0.0; TILE_ROWS];
+                let of_rows = values[row * segments + segment..].iter().step_by(segments);
+                scales.iter_mut().zip(of_rows).for_each(|(to, scale)| *to = *scale);
+                if segment == 0 {
+                    out.fill(0.0);
+                }
+                add_scaled(isa, dots, sum, &scales, out);
+                if segment + 1 == segments {
+                    out.iter_mut().for_each(|out| *out /= sx);
                 }
             }
         }
@@ -329,6 +334,20 @@ fn scale_all_body(dots: &[i32], sum: i32, scale: f32, out: &mut [f32]) {
     match (dots.as_array::<TILE_ROWS>(), out.as_mut_array::<TILE_ROWS>()) {
         (Some(dots), Some(out)) => out.iter_mut().zip(dots).for_each(|(out, dot)| *out = (dot - sum) as f32 * scale),
         _ => out.iter_mut().zip(dots).for_each(|(out, dot)| *out = (dot - sum) as f32 * scale),
+    }
+}
+
+on_each_isa! {
+    /// `out += (dot - sum) * scale`, each row with its own scale.
+    fn add_scaled(dots: &[i32], sum: i32, scales: &[f32; TILE_ROWS], out: &mut [f32]) = add_scaled_body
+}
+
+#[inline(always)]
+fn add_scaled_body(dots: &[i32], sum: i32, scales: &[f32; TILE_ROWS], out: &mut [f32]) {
+    let add = |(out, (dot, scale)): (&mut f32, (&i32, &f32))| *out += (dot - sum) as f32 * scale;
+    match (dots.as_array::<TILE_ROWS>(), out.as_mut_array::<TILE_ROWS>()) {
+        (Some(dots), Some(out)) => out.iter_mut().zip(dots.iter().zip(scales)).for_each(add),
+        _ => out.iter_mut().zip(dots.iter().zip(scales)).for_each(add),
     }
 }
 
@@ -453,43 +472,6 @@ fn each_segment(
         run(isa, &acts, &products.collect::<Vec<_>>());
         rest = other;
     }
-}
-
-/// The linear layer of weight-only ternary models (TriLM, Bonsai): float activations, trits, one scale at the end.
-///
-/// `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
-///
-/// # Panics
-/// When this processor cannot run `isa`, or a slice does not have the length that the others say.
-pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut [f32]) {
-    isa.check();
-    w.check(x.len(), tokens, out.len());
-    if w.cols == 0 || tokens == 0 {
-        return out.fill(0.0);
-    }
-    let segment = w.segment();
-    let rows_at_once = parallel::rows_per_task(w.rows, 8);
-    let out = Parts::new(out);
-    parallel::tasks(w.rows.div_ceil(rows_at_once), x.len() * w.rows, |task| {
-        let mut trits = vec![0f32; w.cols];
-        for row in task * rows_at_once..w.rows.min((task + 1) * rows_at_once) {
-            w.unpack(row, &mut trits);
-            for (token, x) in x.chunks_exact(w.cols).enumerate() {
-                let y = match w.scale {
-                    ScaleView::Tensor(s) => lanes::dot(isa, x, &trits) * s,
-                    ScaleView::Row(s) => lanes::dot(isa, x, &trits) * s[row],
-                    ScaleView::Group { values, .. } => {
-                        let s = &values[row * w.cols.div_ceil(segment)..];
-                        let groups = x.chunks(segment).zip(trits.chunks(segment)).zip(s);
-                        groups.fold(0.0, |sum, ((x, trits), s)| sum + lanes::dot(isa, x, trits) * s)
-                    }
-                };
-                let at = token * w.rows + row;
-                // SAFETY: a row is written by its task alone.
-                unsafe { out.write(at, y) };
-            }
-        }
-    });
 }
 
 /// The dense matrix `trit * scale`, `[rows, cols]`.
