@@ -20,7 +20,7 @@
 //! | `i8mm` | as `dotprod` | as `dotprod` | `smmla`, 8 × 8 |
 //! | `simd128` | `i32x4.dot_i16x8` | bytes times three | 16 × 2 |
 //!
-//! | `BITNET_ISA` | Q6_K, tiles of 16 rows | f16 rows | attention, products of floats | where its tests ran |
+//! | `BITNET_ISA` | heads in tiles of 16 rows | f16 rows | attention, products of floats | where its tests ran |
 //! |---|---|---|---|---|
 //! | `scalar` | plain | plain | plain | AMD Zen 4, and under every row below |
 //! | `avx2` | `vpmaddubsw`, `vpmaddwd` | F16C | FMA, vectors of 8 | AMD Zen 4 |
