@@ -59,7 +59,8 @@ on_each_isa! {
 fn split_body(x: &[f32], codes: &mut [i8]) -> f32 {
     // As integers, magnitudes are in the order of the floats, and those that are not finite are the largest.
     let largest = f32::from_bits(x.iter().fold(0, |a, x| a.max(x.to_bits() & 0x7fff_ffff)));
-    let factor = LARGEST / largest.max(SMALLEST);
+    // What is no number becomes zero, and what is computed from it NaN.
+    let factor = if largest.is_finite() { LARGEST / largest.max(SMALLEST) } else { 0.0 };
     let (high, rest) = codes.split_at_mut(x.len());
     let (middle, low) = rest.split_at_mut(x.len());
     for (((x, high), middle), low) in x.iter().zip(high).zip(middle).zip(low) {
@@ -120,9 +121,11 @@ mod tests {
             let mut x = [0.0; 32];
             linear_float(isa, &x, 2, &w, &mut out);
             assert_eq!(out, [0.0; 6], "{isa}");
-            x[20] = f32::INFINITY;
-            linear_float(isa, &x, 2, &w, &mut out);
-            assert!(out[..3] == [0.0; 3] && out[3..].iter().all(|y| y.is_nan()), "{isa}: {out:?}");
+            for bad in [f32::INFINITY, f32::NAN] {
+                (x[20], x[21]) = (bad, 1.0);
+                linear_float(isa, &x, 2, &w, &mut out);
+                assert!(out[..3] == [0.0; 3] && out[3..].iter().all(|y| y.is_nan()), "{isa}: {out:?}");
+            }
         }
     }
 }
