@@ -10,6 +10,7 @@ use std::fmt;
 
 use bitnet_kernels::cpu::attention::{AttentionShape, attention};
 use bitnet_kernels::cpu::dense::{self, DenseView};
+use bitnet_kernels::cpu::float_activations::linear_float;
 use bitnet_kernels::cpu::kv_cache::{CacheShape, CacheSide};
 use bitnet_kernels::cpu::norm::rms_norm;
 use bitnet_kernels::cpu::probe::{ReadProbe, int8_peak};
@@ -148,6 +149,17 @@ fn ternary_512_tokens(bencher: Bencher<'_, '_>, layer: Linear) {
     bencher
         .counter(ItemsCount::new(PROMPT * layer.rows * layer.cols))
         .bench_local(|| linear(isa, black_box(&x), PROMPT, &layer.view(&words), &mut out));
+}
+
+/// A layer of TriLM's or Bonsai's: activations that are not quantized.
+#[divan::bench(args = linears(), max_time = 1)]
+fn float_activations_1_token(bencher: Bencher<'_, '_>, layer: Linear) {
+    let (isa, x, mut out) = (Isa::active(), floats(layer.cols), vec![0f32; layer.rows]);
+    let memory = layer.weights((MEMORY / 4).div_ceil(layer.words()));
+    let ring = Ring::new(&memory, layer.words());
+    bencher
+        .counter(BytesCount::of_many::<u32>(layer.words()))
+        .bench_local(|| linear_float(isa, black_box(&x), 1, &layer.view(ring.next()), &mut out));
 }
 
 #[divan::bench(args = ["f16", "q6_k", "q8_0", "q4_0"], max_time = 1)]

@@ -16,9 +16,9 @@ use crate::head::{Searchable, TileOrder};
 ///
 /// One of a model that runs stays as its file stores it, row by row, and on the CPU stays mapped; it can be F32, F16, BF16,
 /// Q8_0, Q6_K, Q4_0, Q5_0, Q3_K, Q4_K, IQ4_NL or Q2_0 (Bonsai's, which is ternary as the linears are), and a row becomes f32 when it is
-/// used; but a head of blocks is laid out for the kernels, which multiply its codes (`head.rs`). A device whose kernels read 32-bit words is given the same values in words: floats as they are, blocks as 8-bit
-/// codes with their scales (Q3_K, Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32
-/// and has a gradient.
+/// used; but a head of blocks is laid out for the kernels, which multiply its codes (`head.rs`). A device whose kernels read
+/// 32-bit words is given the same values in words: floats as they are, blocks as codes of 6 or 8 bits with their scales (Q3_K,
+/// Q4_K and Q2_0 as F32), in as many tensors as it needs. One of a model in training is in F32 and has a gradient.
 #[derive(Module, Debug)]
 pub struct DenseMatrix {
     values: Values,

@@ -32,7 +32,7 @@ const FACTORS: [f32; PARTS] = [16384.0, 128.0, 1.0];
 pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out: &mut [f32]) {
     isa.check();
     assert_eq!((x.len(), out.len()), (tokens * w.cols, tokens * w.rows), "activations and output");
-    if w.cols == 0 || tokens == 0 {
+    if w.cols == 0 || out.is_empty() {
         return out.fill(0.0);
     }
     let (mut codes, mut scales) = (vec![0i8; PARTS * x.len()], vec![0f32; PARTS * tokens]);
@@ -45,9 +45,10 @@ pub fn linear_float(isa: Isa, x: &[f32], tokens: usize, w: &TernaryView<'_>, out
     });
     let mut parts = vec![0f32; PARTS * out.len()];
     linears_of_codes(isa, &codes, &scales, &[*w], &mut [&mut parts]);
-    for (out, parts) in out.chunks_exact_mut(w.rows.max(1)).zip(parts.chunks_exact((PARTS * w.rows).max(1))) {
-        add(isa, parts, out);
-    }
+    parallel::chunks(out, w.rows, parts.len(), |token, out| {
+        let of_token = PARTS * w.rows;
+        add(isa, &parts[token * of_token..][..of_token], out);
+    });
 }
 
 on_each_isa! {

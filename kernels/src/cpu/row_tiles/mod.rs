@@ -9,6 +9,8 @@ mod codes;
 mod neon;
 mod q6_k;
 mod split;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::isa::Isa;
 use super::parallel;
@@ -117,13 +119,4 @@ impl RowTiles {
             RowTiles::Nibbles => codes::dots::<4, T>(isa, tile, x),
         }
     }
-}
-
-/// What was read stays before what is read after it: a compiler would mix the reads of several groups, and a processor
-/// that sees lines in no order does not fetch the next ones (`benches/results/cpu-2026-11-26.md`).
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn in_order<T>(read: T) -> T {
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    read
 }

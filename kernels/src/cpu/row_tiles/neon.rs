@@ -2,7 +2,12 @@
 
 use std::arch::aarch64::*;
 
+use super::TILE_ROWS;
 use super::split::BLOCK;
+
+/// Rows in one vector, and vectors of a tile.
+pub(super) const ROWS: usize = 4;
+pub(super) const VECTORS: usize = TILE_ROWS / ROWS;
 
 /// Four activations in every lane.
 #[inline]
@@ -18,4 +23,16 @@ pub(super) fn products_of_four(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> in
     let low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
     let high = vpaddlq_s16(vmull_high_s8(a, b));
     vaddq_s32(sum, vpaddq_s32(low, high))
+}
+
+/// The sums of the rows.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn rows_of(sums: [float32x4_t; VECTORS]) -> [f32; TILE_ROWS] {
+    let mut out = [0.0; TILE_ROWS];
+    for (out, sums) in out.as_chunks_mut::<ROWS>().0.iter_mut().zip(sums) {
+        // SAFETY: there is room for four floats.
+        unsafe { vst1q_f32(out.as_mut_ptr(), sums) };
+    }
+    out
 }

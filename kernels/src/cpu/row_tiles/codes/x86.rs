@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{GROUP, LINE, STEP, STEPS, Split, TILE_ROWS, of_vector, step_bytes};
-use crate::cpu::row_tiles::in_order;
+use crate::cpu::row_tiles::x86::{in_order, rows_of_256, rows_of_512};
 
 /// Four activations from word `i` of a block on, in every lane.
 macro_rules! four_of {
@@ -61,12 +61,7 @@ pub(super) unsafe fn avx512<const BITS: usize, const T: usize>(tile: &[u8], x: [
             }
         }
     }
-    totals.map(|total| {
-        let mut out = [0.0; TILE_ROWS];
-        // SAFETY: there is room for 16 floats.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), total) };
-        out
-    })
+    totals.map(|total| rows_of_512(total))
 }
 
 /// A kernel in vectors of eight rows; `$add` adds the products of four codes of each row to two sums.
@@ -126,15 +121,7 @@ macro_rules! of_eight_rows {
                     }
                 }
             }
-            totals.map(|[low, high]| {
-                let mut out = [0.0; TILE_ROWS];
-                // SAFETY: there is room for twice eight floats.
-                unsafe {
-                    _mm256_storeu_ps(out.as_mut_ptr(), low);
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
-                }
-                out
-            })
+            totals.map(|totals| rows_of_256(totals))
         }
     };
 }

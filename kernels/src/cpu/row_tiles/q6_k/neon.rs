@@ -4,13 +4,7 @@ use std::arch::aarch64::*;
 
 use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
 use crate::cpu::neon::sdot;
-use crate::cpu::row_tiles::neon::{four, products_of_four};
-
-/// Rows in one vector.
-const ROWS: usize = 4;
-
-/// Vectors of a tile.
-const VECTORS: usize = TILE_ROWS / ROWS;
+use crate::cpu::row_tiles::neon::{ROWS, VECTORS, four, products_of_four, rows_of};
 
 macro_rules! kernel {
     ($name:ident, $features:literal, $dot:ident) => {
@@ -61,14 +55,7 @@ macro_rules! kernel {
                     }
                 }
             }
-            totals.map(|totals| {
-                let mut out = [0.0; TILE_ROWS];
-                for (out, total) in out.chunks_exact_mut(ROWS).zip(totals) {
-                    // SAFETY: there is room for four floats.
-                    unsafe { vst1q_f32(out.as_mut_ptr(), total) };
-                }
-                out
-            })
+            totals.map(|totals| rows_of(totals))
         }
     };
 }

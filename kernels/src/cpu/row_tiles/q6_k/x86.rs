@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP, GROUP_BYTES, GROUPS, SCALES_BYTES, Split, TILE_ROWS, Tile};
-use crate::cpu::row_tiles::in_order;
+use crate::cpu::row_tiles::x86::{in_order, rows_of_256, rows_of_512};
 
 /// The lanes of activations of a group: four words of high bytes, four of low bytes, and what the offset makes of them.
 ///
@@ -68,12 +68,7 @@ pub(super) unsafe fn avx512<const T: usize>(tile: Tile<'_>, x: [&[Split]; T]) ->
             }
         }
     }
-    totals.map(|total| {
-        let mut out = [0.0; TILE_ROWS];
-        // SAFETY: there is room for 16 floats.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), total) };
-        out
-    })
+    totals.map(|total| rows_of_512(total))
 }
 
 /// A kernel in vectors of eight rows; `$products` multiplies the four words of a group.
@@ -126,15 +121,7 @@ macro_rules! of_eight_rows {
                     }
                 }
             }
-            totals.map(|[low, high]| {
-                let mut out = [0.0; TILE_ROWS];
-                // SAFETY: there is room for twice eight floats.
-                unsafe {
-                    _mm256_storeu_ps(out.as_mut_ptr(), low);
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
-                }
-                out
-            })
+            totals.map(|totals| rows_of_256(totals))
         }
     };
 }
